@@ -1,0 +1,1 @@
+"""ffsuper: Python work that must not get lost."""

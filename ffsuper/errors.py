@@ -1,0 +1,109 @@
+"""Every exception of ffsuper, one tree.
+
+A class exists because some handler treats it apart. Its docstring says whose fault it is and what to do.
+"""
+
+from __future__ import annotations
+
+
+class FfsuperError(Exception):
+    """Root of all errors that ffsuper raises on purpose."""
+
+
+class ConfigError(FfsuperError):
+    """The operator's: settings are wrong; mend the named places and start again.
+
+    Attributes:
+        problems: one sentence a mistake, each naming its place.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StoreError(FfsuperError):
+    """A call to the store did not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store's or the network's: the call was certainly not carried out; wait and repeat it."""
+
+
+class OutcomeUnknownError(StoreError):
+    """The network's: the call was sent and its answer lost, so it may have been carried out.
+
+    Read the execution back and compare before repeating anything.
+    """
+
+
+class StoreAccessError(StoreError):
+    """The operator's: the store refuses our user, password or certificate. Repeating does not help."""
+
+
+class StoreUnsuitableError(StoreError):
+    """The operator's: the server has no functions, or holds a library that we do not speak."""
+
+
+class LibraryMissingError(StoreError):
+    """The store lost a function library (an empty failover, a flush); load it again where we own it."""
+
+
+class StoreScriptError(StoreError):
+    """A function stopped with a runtime error: corrupt keys, or a defect. Nobody should repeat it blindly."""
+
+
+class RefusedError(StoreError):
+    """A function answered with a refusal code; nothing was written.
+
+    Attributes:
+        code: the protocol's error code, for instance ``stale_lease``.
+        details: what came with it, as text.
+    """
+
+    def __init__(self, function: str, code: str, details: tuple[str, ...] = ()) -> None:
+        told = f" ({', '.join(details)})" if any(details) else ""
+        super().__init__(f"{function}: {code}{told}")
+        self.function = function
+        self.code = code
+        self.details = details
+
+
+class ExecutionNotFoundError(RefusedError):
+    """Nobody's or the caller's: no such execution; it was never submitted, or retention removed it."""
+
+
+class LeaseLostError(RefusedError):
+    """Nobody's: the lease expired, was revoked or went to another attempt; stop working on it."""
+
+
+class InvalidRequestError(RefusedError):
+    """The caller's: an argument, a policy or a capability list is not acceptable."""
+
+
+class ProtocolError(FfsuperError):
+    """A peer's message breaks the rules between supervisor and child."""
+
+
+class LocalProtocolError(ProtocolError):
+    """Ours: we tried to send what the rules do not allow. A defect."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer's: what arrived is not a message. Kill the child; its attempt fails."""
+
+
+class ChildError(FfsuperError):
+    """A child process could not be made ready to run executions."""
+
+
+class HandlersError(ChildError):
+    """The user's: the handlers do not import, or register one kind twice."""
+
+
+class RestartLimitError(ChildError):
+    """Children die or fail to boot faster than is worth restarting them."""
+
+
+class HandlerDefinitionError(FfsuperError):
+    """The user's: a function cannot be registered as a handler the way it is written."""

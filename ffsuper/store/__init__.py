@@ -1,0 +1,1 @@
+"""Every call to Redis or Valkey: connections, the libraries, keys, one method per function."""

@@ -1,0 +1,123 @@
+"""Names of every key, as the protocol spells them.
+
+An execution id carries its partition's hash tag (``{fp:7}:<uuid>``), and every key repeats the tag in front of the
+id, so all keys of one execution and the indexes of its partition share a cluster slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ffsuper.messages import ExecutionId, LaneId
+
+PARTITION_CONFIG = "ff:config:partitions"
+WORKERS = "ff:idx:workers"
+
+
+def worker_alive(instance_id: str) -> str:
+    """Key whose holder is the one live process with this instance id."""
+    return f"ff:worker:{instance_id}:alive"
+
+
+def worker_capabilities(instance_id: str) -> str:
+    """Key with the advertised capabilities, comma-separated."""
+    return f"ff:worker:{instance_id}:caps"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """Keys of one execution partition.
+
+    Attributes:
+        tag: the hash tag with its braces, ``{fp:7}``.
+    """
+
+    tag: str
+
+    @classmethod
+    def of_index(cls, index: int) -> PartitionKeys:
+        """Return the keys of the partition with this number."""
+        return cls(f"{{fp:{index}}}")
+
+    def lane(self, lane: LaneId, index: str) -> str:
+        """Index of a lane: ``eligible``, ``delayed``, ``active``, ``terminal``, ``suspended``, ``blocked:…``."""
+        return f"ff:idx:{self.tag}:lane:{lane}:{index}"
+
+    def worker_leases(self, instance_id: str) -> str:
+        """Executions leased to one worker instance on this partition."""
+        return f"ff:idx:{self.tag}:worker:{instance_id}:leases"
+
+    def index(self, name: str) -> str:
+        """Partition-wide index: ``lease_expiry``, ``attempt_timeout``, ``all_executions``, …"""
+        return f"ff:idx:{self.tag}:{name}"
+
+    def idempotency(self, namespace: str, key: str) -> str:
+        """Execution id that was created under an idempotency key."""
+        return f"ff:idem:{self.tag}:{namespace}:{key}"
+
+    @property
+    def noop(self) -> str:
+        """Placeholder where an optional key is absent; never exists."""
+        return f"ff:noop:{self.tag}"
+
+    @property
+    def waitpoint_hmac(self) -> str:
+        """Signing secrets of the waitpoint tokens."""
+        return f"ff:sec:{self.tag}:waitpoint_hmac"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionKeys:
+    """Keys of one execution.
+
+    Attributes:
+        id: the execution's id, tag included.
+        tag: the hash tag with its braces, rebuilt from the number inside the id.
+    """
+
+    id: ExecutionId
+    tag: str
+
+    @classmethod
+    def of(cls, execution_id: ExecutionId) -> ExecutionKeys:
+        """Return the keys of an execution. The id must be well formed (``sansio.partition.parse``)."""
+        number = execution_id[4 : execution_id.index("}:")]
+        return cls(execution_id, f"{{fp:{int(number)}}}")
+
+    @property
+    def partition(self) -> PartitionKeys:
+        """Keys of the partition that holds this execution."""
+        return PartitionKeys(self.tag)
+
+    def part(self, name: str) -> str:
+        """Key of a part: ``core``, ``payload``, ``result``, ``policy``, ``tags``, ``lease:current``, …"""
+        return f"ff:exec:{self.tag}:{self.id}:{name}"
+
+    @property
+    def core(self) -> str:
+        """Hash with the authoritative record."""
+        return f"ff:exec:{self.tag}:{self.id}:core"
+
+    def attempt(self, index: int, part: str = "") -> str:
+        """Hash of one attempt, or with ``part`` its ``usage`` or ``policy``."""
+        return f"ff:attempt:{self.tag}:{self.id}:{index}" + (f":{part}" if part else "")
+
+    def stream(self, index: int) -> str:
+        """Stream of an attempt's output frames."""
+        return f"ff:stream:{self.tag}:{self.id}:{index}"
+
+    def stream_meta(self, index: int) -> str:
+        """Hash that describes an attempt's output stream."""
+        return f"ff:stream:{self.tag}:{self.id}:{index}:meta"
+
+    def waitpoint(self, waitpoint_id: str, part: str = "") -> str:
+        """Hash of a waitpoint, or with ``part`` its ``signals`` or ``condition``."""
+        return f"ff:wp:{self.tag}:{waitpoint_id}" + (f":{part}" if part else "")
+
+    def signal(self, signal_id: str, part: str = "") -> str:
+        """Hash of a signal, or with ``part`` its ``payload``."""
+        return f"ff:signal:{self.tag}:{signal_id}" + (f":{part}" if part else "")
+
+    def signal_dedup(self, waitpoint_id: str, key: str) -> str:
+        """Signal id first accepted under an idempotency key."""
+        return f"ff:sigdedup:{self.tag}:{waitpoint_id}:{key}"

@@ -1,0 +1,37 @@
+-- The execution record and the keys that are built from its name.
+
+-- Reads the named fields of an execution, refusing when there is none. Name lifecycle_phase first: every record
+-- has it, so the second look (EXISTS) is needed for missing or damaged records only.
+local function require_execution(core, ...)
+  local record = redis.call('HMGET', core, ...)
+  if not record[1] and redis.call('EXISTS', core) == 0 then
+    refuse('execution_not_found')
+  end
+  return record
+end
+
+-- The hash tag of a key with its braces: '{fp:7}'.
+local function tag_of(key)
+  return string.match(key, '(%b{})')
+end
+
+local function attempt_key(tag, execution_id, attempt_index)
+  return 'ff:attempt:' .. tag .. ':' .. execution_id .. ':' .. attempt_index
+end
+
+local function lane_index_key(tag, lane_id, index)
+  return 'ff:idx:' .. tag .. ':lane:' .. lane_id .. ':' .. index
+end
+
+local function worker_leases_key(tag, worker_instance_id)
+  return 'ff:idx:' .. tag .. ':worker:' .. worker_instance_id .. ':leases'
+end
+
+-- Lowest first: higher priority, then older. Every re-entry recomputes it, so age is kept.
+local function eligible_score(priority, created_at_ms)
+  return 0 - priority * 1000000000000 + created_at_ms
+end
+
+local function append_history(lease_history, ...)
+  redis.call('XADD', lease_history, 'MAXLEN', '~', 1000, '*', ...)
+end

@@ -1,0 +1,28 @@
+"""A real server with our library, emptied before each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ffsuper.store import library
+from tests.lua.world import World
+from tests.redis_server import running_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    folder: Path = tmp_path_factory.mktemp("redis")
+    with running_server(folder) as url, redis.Redis.from_url(url, protocol=2) as client:
+        for name in (library.FLOWFABRIC, library.FFSUPER):
+            client.function_load(library.assemble(name), replace=True)
+        yield client
+
+
+@pytest.fixture
+def world(server: redis.Redis) -> World:
+    server.flushall()
+    return World(server)
