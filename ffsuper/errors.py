@@ -45,8 +45,8 @@ class StoreUnsuitableError(StoreError):
     """The operator's: the server has no functions, or holds a library that we do not speak."""
 
 
-class LibraryMissingError(StoreError):
-    """The store lost a function library (an empty failover, a flush); load it again where we own it."""
+class LibraryMissingError(StoreUnavailableError):
+    """The store lost a function library (an empty failover, a flush); it is loaded again where we own it."""
 
 
 class StoreScriptError(StoreError):
@@ -79,6 +79,14 @@ class LeaseLostError(RefusedError):
 
 class InvalidRequestError(RefusedError):
     """The caller's: an argument, a policy or a capability list is not acceptable."""
+
+
+class InstanceTakenError(FfsuperError):
+    """The operator's: two workers were started with one instance id; stop one or rename it."""
+
+
+class FencedError(FfsuperError):
+    """The operator's: another process took over this worker's instance id at run time; this one stops."""
 
 
 class ProtocolError(FfsuperError):

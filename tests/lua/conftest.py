@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from ffsuper.store import library
+from ffsuper.store import libraries
 from tests.lua.world import World
 from tests.redis_server import running_server
 
@@ -17,8 +17,8 @@ from tests.redis_server import running_server
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
     folder: Path = tmp_path_factory.mktemp("redis")
     with running_server(folder) as url, redis.Redis.from_url(url, protocol=2) as client:
-        for name in (library.FLOWFABRIC, library.FFSUPER):
-            client.function_load(library.assemble(name), replace=True)
+        for name in (libraries.FLOWFABRIC, libraries.FFSUPER):
+            client.function_load(libraries.assemble(name), replace=True)
         yield client
 
 

@@ -1,0 +1,136 @@
+"""Takes leases for the slots that executors offer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from ffsuper.channels import Assignment, Candidates, LeaseEnd, LeaseNews, Slot, Track
+from ffsuper.errors import RefusedError, StoreError
+from ffsuper.messages import Candidate, Claim
+from ffsuper.store.claims import ClaimDoubtError, Claims
+from ffsuper.store.outage import STORE_AWAY, Outage
+
+LOG = logging.getLogger(__name__)
+
+# Claiming for many slots at once makes the children march in step; several claimers with small calls overlap.
+CLAIMS_PER_CALL = 8
+# Candidates read longer ago than this have probably been taken, or overtaken by more urgent ones.
+FRESH_S = 0.25
+
+
+async def run(
+    claims: Claims,
+    candidates: trio.MemoryReceiveChannel[Candidates],
+    slots: trio.MemoryReceiveChannel[Slot],
+    leases: trio.MemorySendChannel[LeaseNews],
+    now_s: Callable[[], float],
+) -> None:
+    """Claim executions for offered slots; return when ``slots`` or ``candidates`` closes.
+
+    The slots come first: a grant is consumed and a lease runs down only when something can run the execution.
+    """
+    outage = Outage(LOG)
+    fresh = FreshCandidates(candidates, now_s)
+    async with candidates, slots, leases:
+        async for slot in slots:
+            held = [slot]
+            try:
+                while held:
+                    take_ready(slots, held)
+                    chosen = await fresh.take(len(held))
+                    take_ready(slots, held)
+                    await claim_for(claims, chosen, held, leases, outage)
+            except trio.EndOfChannel:
+                return
+            finally:
+                for unused in held:
+                    unused.assignments.close()
+
+
+def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:
+    """Add the slots that are being offered right now."""
+    while len(held) < CLAIMS_PER_CALL:
+        try:
+            held.append(slots.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+class FreshCandidates:
+    """What is left of the last candidates, as long as it is fresh."""
+
+    def __init__(self, candidates: trio.MemoryReceiveChannel[Candidates], now_s: Callable[[], float]) -> None:
+        self._candidates = candidates
+        self._now_s = now_s
+        self._left: deque[Candidate] = deque()
+        self._read_at_s = 0.0
+
+    async def take(self, count: int) -> list[Candidate]:
+        """Wait for at least one candidate and return up to ``count``.
+
+        Raises:
+            trio.EndOfChannel: there will be no more.
+        """
+        while not self._left or self._now_s() - self._read_at_s > FRESH_S:
+            latest = await self._candidates.receive()
+            self._left = deque(latest.found)
+            self._read_at_s = latest.read_at_s
+        return [self._left.popleft() for _ in range(min(count, len(self._left)))]
+
+
+async def claim_for(
+    claims: Claims,
+    chosen: list[Candidate],
+    held: list[Slot],
+    leases: trio.MemorySendChannel[LeaseNews],
+    outage: Outage,
+) -> None:
+    """Claim, and hand each claim to one of the held slots, which are used up in doing so."""
+    doubts: list[ClaimDoubtError] = []
+    for candidate, result in zip(chosen, await claims.claim(chosen), strict=True):
+        match result:
+            case Claim():
+                outage.over()
+                await assign(result, held.pop(), leases)
+            case ClaimDoubtError():
+                doubts.append(result)
+            case RefusedError():
+                outage.over()
+                LOG.debug("not claimed", extra={"execution": candidate.execution_id, "code": result.code})
+            case StoreError() if isinstance(result, STORE_AWAY):
+                await outage.wait(result)
+            case StoreError():
+                LOG.error("claim failed", extra={"execution": candidate.execution_id, "error": result})
+    for doubt in doubts:
+        claim = await resolve(claims, doubt, outage)
+        if claim is not None:
+            await assign(claim, held.pop(), leases)
+
+
+async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage) -> Claim | None:
+    """Ask until it is certain whether a claim was carried out; None when it was not, or is over by now."""
+    with trio.move_on_after(doubt.lease.ttl_ms / 1000):
+        while True:
+            result = await claims.look_up(doubt)
+            match result:
+                case Claim():
+                    return result
+                case RefusedError():
+                    return None
+                case StoreError():
+                    await outage.wait(result)
+    return None
+
+
+async def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) -> None:
+    """Have the lease renewed, and send the claim to the child behind the slot."""
+    # One message, so that the renewer never waits for an executor.
+    lease_end_send, lease_end_receive = trio.open_memory_channel[LeaseEnd](1)
+    LOG.info("claimed", extra={"execution": claim.lease.execution_id, "attempt": claim.lease.attempt_index})
+    await leases.send(Track(claim.lease, lease_end_send))
+    async with slot.assignments:
+        await slot.assignments.send(Assignment(claim, lease_end_receive))

@@ -1,0 +1,73 @@
+"""What actors send one another where a message carries a channel end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from ffsuper.messages import Candidate, Claim, Lease, LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a look at the store found, scanner or reclaimer to claimer.
+
+    Attributes:
+        read_at_s: local clock when it was read; old ones are likely to be taken by now.
+    """
+
+    found: tuple[Candidate, ...]
+    read_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """The lease renewer tells the executor that it must not act on a lease any more.
+
+    Attributes:
+        code: the store's refusal code, or ``local_deadline`` when it could not be renewed in time.
+    """
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A claim on its way to the child that will run it.
+
+    Attributes:
+        lease_end: yields at most one LeaseEnd.
+    """
+
+    claim: Claim
+    lease_end: trio.MemoryReceiveChannel[LeaseEnd]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for one execution in a ready child; whoever takes it sends one assignment or closes the channel."""
+
+    assignments: trio.MemorySendChannel[Assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Claimer to lease renewer: keep this lease alive.
+
+    Attributes:
+        lease_end: holds one message, so that telling an executor never keeps the renewer waiting.
+    """
+
+    lease: Lease
+    lease_end: trio.MemorySendChannel[LeaseEnd]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Executor to lease renewer: the store has answered; this lease needs no renewal."""
+
+    lease_id: LeaseId
+
+
+LeaseNews = Track | Release

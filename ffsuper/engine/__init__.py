@@ -1,0 +1,1 @@
+"""The sweeps that make time pass, one file each; actors too."""

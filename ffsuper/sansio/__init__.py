@@ -1,0 +1,1 @@
+"""States and policies without I/O: no trio, socket, clock, randomness or logging."""

@@ -1,0 +1,155 @@
+"""The two function libraries: assembly from ``lua/``, and putting them into the store.
+
+The server takes a library as one text. Shared parts come first, in the order of their file names, then the library's
+own files in the order of theirs; each file sees the locals of the files before it. The second line says that the text
+is ours, and which: a library without it is foreign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from ffsuper.errors import StoreError, StoreScriptError, StoreUnsuitableError
+from ffsuper.store.wire import Command, Wire
+
+FLOWFABRIC = "flowfabric"
+FFSUPER = "ffsuper"
+PROTOCOL_VERSION = b"5"
+Mode = Literal["auto", "replace", "never"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """Which text of ours a library is.
+
+    Attributes:
+        release: ffsuper's version as numbers.
+        digest: of the text.
+    """
+
+    release: tuple[int, ...]
+    digest: str
+
+    @property
+    def line(self) -> str:
+        """The comment that carries the mark."""
+        return f"-- ffsuper {'.'.join(map(str, self.release))} {self.digest}"
+
+    @classmethod
+    def found_in(cls, code: str) -> Mark | None:
+        """Return the mark of a loaded library's text, or None when it is not ours."""
+        found = re.search(r"^-- ffsuper ([0-9.]+) ([0-9a-f]+)$", code, re.MULTILINE)
+        return cls(release_numbers(found[1]), found[2]) if found else None
+
+
+def release_numbers(text: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version, ``0.1.0rc1`` as (0, 1, 0)."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+@cache
+def source_folder() -> Path:
+    """Return the folder with the Lua sources: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "lua"
+    return installed if installed.is_dir() else package.parent / "lua"
+
+
+def source(name: str) -> str:
+    """Return the parts of library ``name`` in one text."""
+    folder = source_folder()
+    files = [*sorted((folder / "shared").glob("*.lua")), *sorted((folder / name).glob("*.lua"))]
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+@cache
+def own_mark(name: str) -> Mark:
+    """Return the mark of our text of library ``name``."""
+    return Mark(release_numbers(version("ffsuper")), hashlib.sha256(source(name).encode()).hexdigest()[:12])
+
+
+@cache
+def assemble(name: str) -> str:
+    """Return the whole text of library ``name``, ready for FUNCTION LOAD."""
+    return f"#!lua name={name}\n{own_mark(name).line}\n{source(name)}"
+
+
+def prepare(wire: Wire, mode: Mode) -> None:
+    """Make sure that the store holds both libraries, loading what is missing or an older one of ours.
+
+    A foreign ``flowfabric`` library of the right protocol version is left alone.
+
+    Raises:
+        StoreUnsuitableError: the server has no functions, or a library that we may not replace.
+        StoreError: the store cannot be asked.
+    """
+    for name in (FLOWFABRIC, FFSUPER):
+        code = loaded_code(wire, name)
+        if code is None:
+            load(wire, name, mode)
+            continue
+        mark, own = Mark.found_in(code), own_mark(name)
+        ours_is_newer = mark is not None and mark != own and mark.release <= own.release
+        if mode != "never" and (ours_is_newer or (mark is None and mode == "replace")):
+            load(wire, name, mode)
+    spoken = answer(wire, ("FCALL", "ff_version", 0))
+    if spoken != PROTOCOL_VERSION:
+        raise StoreUnsuitableError(
+            f"the store holds library flowfabric version {spoken.decode(errors='replace')}, and this worker speaks "
+            f'version {PROTOCOL_VERSION.decode()}: upgrade one of the two, or set [store] library = "replace"'
+        )
+
+
+def restore(wire: Wire, mode: Mode) -> None:
+    """Load libraries again that the store has lost. Does nothing where loading is forbidden."""
+    if mode != "never":
+        prepare(wire, mode)
+
+
+def load(wire: Wire, name: str, mode: Mode) -> None:
+    """Load one library, in place of an earlier one of that name.
+
+    Raises:
+        StoreUnsuitableError: loading is forbidden by the configuration.
+    """
+    if mode == "never":
+        raise StoreUnsuitableError(
+            f'the store lacks library {name}, and [store] library = "never" forbids loading it: set it to "auto"'
+        )
+    answer(wire, ("FUNCTION", "LOAD", "REPLACE", assemble(name)))
+
+
+def loaded_code(wire: Wire, name: str) -> str | None:
+    """Return the text of a library that the store holds, or None.
+
+    Raises:
+        StoreUnsuitableError: the server knows no functions.
+    """
+    try:
+        found = answer(wire, ("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE"))
+    except StoreScriptError as error:
+        raise StoreUnsuitableError(
+            f"the store knows no functions ({error}): ffsuper needs Redis 7.0, Valkey 7.2 or later"
+        ) from None
+    if not found:
+        return None
+    members = dict(zip(found[0][::2], found[0][1::2], strict=True))
+    return bytes(members[b"library_code"]).decode(errors="replace")
+
+
+def answer(wire: Wire, command: Command) -> Any:
+    """Return the reply to one command.
+
+    Raises:
+        StoreError: instead of an error reply.
+    """
+    (reply,) = wire.exchange([command])
+    if isinstance(reply, StoreError):
+        raise reply
+    return reply

@@ -1,0 +1,108 @@
+"""A worker instance in the store: its alive key, its capabilities, and the partition configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ffsuper.errors import StoreUnsuitableError
+from ffsuper.sansio.partition import PartitionCounts
+from ffsuper.store import keys
+from ffsuper.store.connection import Connection
+from ffsuper.store.replies import Call, fcall
+
+DEFAULT_COUNTS = PartitionCounts()
+
+
+class Presence:
+    """What the presence actor does in the store."""
+
+    def __init__(self, connection: Connection, instance_id: str) -> None:
+        self._connection = connection
+        self._alive = keys.worker_alive(instance_id)
+        self._capabilities = keys.worker_capabilities(instance_id)
+        self._instance_id = instance_id
+
+    async def take_alive(self, holder: bytes, ttl_ms: int) -> bytes | None:
+        """Take the alive key if nobody holds it.
+
+        Returns:
+            None when it is ours now; else what its holder stored there, empty if it went away meanwhile.
+        """
+        taken = await self._connection.run(
+            Call(("SET", self._alive, holder, "NX", "PX", ttl_ms), lambda reply: reply is not None)
+        )
+        if taken:
+            return None
+        return await self._connection.run(Call(("GET", self._alive), lambda reply: bytes(reply or b"")))
+
+    async def replace_alive(self, dead_holder: bytes, holder: bytes, ttl_ms: int) -> bool:
+        """Take the alive key from a holder known to be dead; False when somebody was quicker."""
+        return await self._owned("ffsuper_replace_alive", dead_holder, holder, ttl_ms)
+
+    async def renew_alive(self, holder: bytes, ttl_ms: int) -> bool:
+        """Keep the alive key; False when it is gone or another's."""
+        return await self._owned("ffsuper_renew_alive", holder, ttl_ms)
+
+    async def release_alive(self, holder: bytes) -> bool:
+        """Delete the alive key if it is ours."""
+        return await self._owned("ffsuper_release_alive", holder)
+
+    async def _owned(self, function: str, *args: bytes | int) -> bool:
+        return await self._connection.run(fcall(function, (self._alive,), args, lambda status: status.number(0) == 1))
+
+    async def advertise(self, capabilities: str) -> None:
+        """Publish the capabilities, comma-separated: the list before the index entry; an empty one withdraws."""
+        if not capabilities:
+            await self.withdraw()
+            return
+        await self._connection.run(done("SET", self._capabilities, capabilities))
+        await self._connection.run(done("SADD", keys.WORKERS, self._instance_id))
+
+    async def withdraw(self) -> None:
+        """Take back what was advertised."""
+        await self._connection.run(done("DEL", self._capabilities))
+        await self._connection.run(done("SREM", keys.WORKERS, self._instance_id))
+
+
+def done(*command: str) -> Call[None]:
+    """Return the call of a plain command whose reply says nothing."""
+    return Call(command, lambda _: None)
+
+
+def read_partition_counts() -> Call[PartitionCounts | None]:
+    """Read the partition configuration; None when the store has none yet."""
+    return Call(("HGETALL", keys.PARTITION_CONFIG), parse_partition_counts)
+
+
+def create_partition_counts(counts: PartitionCounts) -> Call[None]:
+    """Write the partition configuration, all fields in one command."""
+    numbers = {
+        "num_flow_partitions": counts.flow,
+        "num_budget_partitions": counts.budget,
+        "num_quota_partitions": counts.quota,
+    }
+    pairs = [part for pair in numbers.items() for part in pair]
+    return Call(("HSET", keys.PARTITION_CONFIG, *pairs), lambda _: None)
+
+
+def parse_partition_counts(reply: Any) -> PartitionCounts | None:
+    """Read the hash; a missing field has its default, as for every worker of the protocol.
+
+    Raises:
+        StoreUnsuitableError: a field is no number from 1 to 65535: guessing would hide work.
+    """
+    if not reply:
+        return None
+    stored = dict(zip(reply[::2], reply[1::2], strict=True))
+    found = {}
+    for family, default in (("flow", DEFAULT_COUNTS.flow), ("budget", 32), ("quota", 32)):
+        text = stored.get(f"num_{family}_partitions".encode(), str(default).encode())
+        number = int(text) if text.isdigit() else 0
+        if not 1 <= number <= 65535:
+            raise StoreUnsuitableError(
+                f"{keys.PARTITION_CONFIG} in the store: num_{family}_partitions is "
+                f"{text.decode(errors='replace')!r}, not a number from 1 to 65535: repair it to what the store "
+                "was set up with"
+            )
+        found[family] = number
+    return PartitionCounts(**found)

@@ -1,0 +1,156 @@
+"""Submitting, cancelling and looking at executions, for clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.store.keys import ExecutionKeys, PartitionKeys
+from ffsuper.store.replies import Call, Status, fcall
+
+DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A new execution.
+
+    Attributes:
+        payload: the handler's input, as bytes.
+        policy: JSON object with ``retry_policy``, ``max_reclaim_count``, ``routing_requirements``, ...
+        delay_until_ms: not before this Unix time; None for at once.
+        deadline_ms: the execution expires at this Unix time.
+    """
+
+    execution_id: ExecutionId
+    lane: LaneId
+    execution_kind: str
+    payload: bytes = field(default=b"", repr=False)
+    namespace: str = "default"
+    creator: str = ""
+    priority: int = 0
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str = ""
+    delay_until_ms: int | None = None
+    deadline_ms: int | None = None
+
+
+def create(submission: Submission) -> Call[ExecutionId]:
+    """Create an execution; the id of the earlier one when its idempotency key or id is known already."""
+    keys = ExecutionKeys.of(submission.execution_id)
+    partition = keys.partition
+    idempotency = (
+        partition.idempotency(submission.namespace, submission.idempotency_key)
+        if submission.idempotency_key
+        else partition.noop
+    )
+    return fcall(
+        "ff_create_execution",
+        (
+            *(keys.core, keys.part("payload"), keys.part("policy"), keys.part("tags")),
+            partition.lane(submission.lane, "eligible" if submission.delay_until_ms is None else "delayed"),
+            *(idempotency, partition.index("execution_deadline"), partition.index("all_executions")),
+        ),
+        (
+            *(submission.execution_id, submission.namespace, submission.lane, submission.execution_kind),
+            *(submission.priority, submission.creator, json.dumps(dict(submission.policy)), submission.payload),
+            "" if submission.delay_until_ms is None else submission.delay_until_ms,
+            DEDUP_TTL_MS if submission.idempotency_key else "",
+            json.dumps(dict(submission.tags)),
+            "" if submission.deadline_ms is None else submission.deadline_ms,
+            keys.tag[4:-1],
+        ),
+        lambda status: ExecutionId(status.text(0)),
+    )
+
+
+def read_core(execution_id: ExecutionId) -> Call[dict[str, str]]:
+    """Read the whole record; empty when there is no such execution."""
+    return Call(("HGETALL", ExecutionKeys.of(execution_id).core), text_fields)
+
+
+def read_attempt(execution_id: ExecutionId, index: int) -> Call[dict[str, str]]:
+    """Read one attempt's record."""
+    return Call(("HGETALL", ExecutionKeys.of(execution_id).attempt(index)), text_fields)
+
+
+def read_tags(execution_id: ExecutionId) -> Call[dict[str, str]]:
+    """Read the tags."""
+    return Call(("HGETALL", ExecutionKeys.of(execution_id).part("tags")), text_fields)
+
+
+def read_public_state(execution_id: ExecutionId) -> Call[str | None]:
+    """Read the state that people are shown; None when there is no such execution."""
+    core = ExecutionKeys.of(execution_id).core
+    return Call(("HGET", core, "public_state"), lambda reply: None if reply is None else str(reply.decode()))
+
+
+def read_result(execution_id: ExecutionId) -> Call[bytes | None]:
+    """Read the result; None when there is none, or an empty one."""
+    return Call(("GET", ExecutionKeys.of(execution_id).part("result")), lambda reply: reply)
+
+
+def cancel(execution_id: ExecutionId, core: Mapping[str, str], reason: str) -> Call[str]:
+    """Cancel an execution as its operator; tells from which phase.
+
+    Args:
+        core: its record as just read; says which keys are concerned.
+    """
+    keys = ExecutionKeys.of(execution_id)
+    partition, lane = keys.partition, LaneId(core.get("lane_id", "default"))
+    attempt = int(core.get("current_attempt_index") or 0)
+    waitpoint = core.get("current_waitpoint_id") or "none"
+    return fcall(
+        "ff_cancel_execution",
+        (
+            *(keys.core, keys.attempt(attempt), keys.stream_meta(attempt)),
+            *(keys.part("lease:current"), keys.part("lease:history"), partition.index("lease_expiry")),
+            partition.worker_leases(core.get("current_worker_instance_id", "")),
+            *(keys.part("suspension:current"), keys.waitpoint(waitpoint), keys.waitpoint(waitpoint, "condition")),
+            *(partition.index("suspension_timeout"), partition.lane(lane, "terminal")),
+            *(partition.index("attempt_timeout"), partition.index("execution_deadline")),
+            *(partition.lane(lane, "eligible"), partition.lane(lane, "delayed")),
+            *(partition.lane(lane, f"blocked:{why}") for why in BLOCKED),
+        ),
+        (execution_id, reason, "operator_override", "", ""),
+        previous_phase,
+    )
+
+
+BLOCKED = ("dependencies", "budget", "quota", "route", "operator")
+LANE_INDEXES = ("eligible", "delayed", "active", "suspended", "terminal", *(f"blocked:{why}" for why in BLOCKED))
+
+
+def previous_phase(status: Status) -> str:
+    """Read a cancellation's reply: ``cancelled``, then the phase it was in."""
+    return status.text(1)
+
+
+def read_index(
+    lane: LaneId, partition: int, index: str, first: int, count: int
+) -> Call[list[tuple[ExecutionId, float]]]:
+    """Read part of a lane's index, lowest score first, as ``(execution id, score)``."""
+    key = PartitionKeys.of_index(partition).lane(lane, index)
+
+    def parse(reply: Any) -> list[tuple[ExecutionId, float]]:
+        return [
+            (ExecutionId(member.decode(errors="replace")), float(score))
+            for member, score in zip(reply[::2], reply[1::2], strict=True)
+        ]
+
+    return Call(("ZRANGE", key, first, first + count - 1, "WITHSCORES"), parse)
+
+
+def count_index(lane: LaneId, partition: int, index: str) -> Call[int]:
+    """Count the members of a lane's index on one partition."""
+    return Call(("ZCARD", PartitionKeys.of_index(partition).lane(lane, index)), int)
+
+
+def text_fields(reply: Sequence[bytes]) -> dict[str, str]:
+    """Return a hash as text; bytes that are no UTF-8 are replaced."""
+    texts = [part.decode(errors="replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -1,0 +1,132 @@
+"""One connection: a batch of commands out, their replies in, and certainty about what was carried out.
+
+redis-py makes the connection (URL, TLS, credentials, handshake) and parses replies with hiredis. Its retries are off:
+they would run a function again whose answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ffsuper.config import StoreConfig
+from ffsuper.errors import ConfigError, OutcomeUnknownError, StoreAccessError, StoreError, StoreUnavailableError
+from ffsuper.store.replies import ACCESS_REFUSED, Part, error_of
+
+Command = tuple[Part, ...]
+
+
+def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
+    """Return what makes connections to the store; it opens none by itself.
+
+    Args:
+        name: shown by CLIENT LIST.
+    """
+    tls: dict[str, Any] = {}
+    if settings.url.startswith("rediss://"):
+        files = {
+            "ssl_ca_certs": settings.tls_ca_file,
+            "ssl_certfile": settings.tls_cert_file,
+            "ssl_keyfile": settings.tls_key_file,
+        }
+        tls = {option: str(path) for option, path in files.items() if path is not None}
+    try:
+        return redis.ConnectionPool.from_url(
+            settings.url,
+            username=settings.username or None,
+            password=settings.password or None,
+            protocol=2,
+            client_name=name,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            **tls,
+        )
+    except ValueError as error:
+        raise ConfigError([f"[store] url: {error}"]) from None
+
+
+class Wire:
+    """A connection that reconnects by itself and never stays half-read. For one thread at a time."""
+
+    def __init__(self, settings: StoreConfig, name: str) -> None:
+        self._maker = connection_maker(settings, name)
+        self._connection: Any = None
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send all commands at once and read their replies.
+
+        Returns:
+            list of replies in the order of ``commands``; a StoreError in the place of each that failed by itself or
+            whose answer was lost (OutcomeUnknownError).
+
+        Raises:
+            StoreUnavailableError: nothing was sent.
+            StoreAccessError: the server does not let us in; nothing was sent.
+        """
+        connection = self._ready_connection()
+        packed = connection.pack_commands(commands)
+        try:
+            connection.send_packed_command(packed, check_health=False)
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            return [lost_answer(error)] * len(commands)
+        return self._read(connection, len(commands))
+
+    def close(self) -> None:
+        """Drop the connection; the next exchange opens another."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def _ready_connection(self) -> Any:
+        """Return an open connection, replacing one that the server has closed meanwhile."""
+        try:
+            if self._connection is not None and self._connection.can_read(timeout=0):
+                self.close()
+        except (redis.RedisError, OSError):
+            self.close()
+        if self._connection is None:
+            connection: Any = self._maker.make_connection()
+            try:
+                connection.connect()
+            except ACCESS_REFUSED as error:
+                raise StoreAccessError(f"the store refuses access: {error}") from None
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                raise StoreUnavailableError(f"cannot reach the store: {error}") from None
+            except redis.RedisError as error:
+                raise error_of(error) from None
+            self._connection = connection
+        return self._connection
+
+    def _read(self, connection: Any, count: int) -> list[Any]:
+        replies: list[Any] = []
+        for _ in range(count):
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except (*ACCESS_REFUSED, redis.exceptions.BusyLoadingError) as error:
+                # redis-py drops the connection on these, though they are answers like any other.
+                return self._cut_short([*replies, error_of(error)], count, error)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                return self._cut_short(replies, count, error)
+            except redis.RedisError as error:
+                replies.append(error_of(error))
+                if isinstance(error, redis.exceptions.ReadOnlyError):
+                    self._connection = None  # a failover: the name leads elsewhere now
+        if self._connection is None:
+            connection.disconnect()
+        return replies
+
+    def _cut_short(self, replies: list[Any], count: int, error: Exception) -> list[Any]:
+        self.close()
+        return [*replies, *[lost_answer(error)] * (count - len(replies))]
+
+
+def lost_answer(error: Exception) -> StoreError:
+    """Return the error of a command that was sent, wholly or in part, and not answered."""
+    return OutcomeUnknownError(f"the store's answer was lost: {error}")
