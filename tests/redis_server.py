@@ -46,6 +46,8 @@ def wait_until_it_answers(socket: Path, process: subprocess.Popen[bytes]) -> Non
         with redis.Redis(unix_socket_path=str(socket)) as client:
             try:
                 client.ping()
+            except redis.AuthenticationError:
+                return
             except redis.ConnectionError:
                 process_waits(0.005, process)
             else:

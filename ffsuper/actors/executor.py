@@ -8,6 +8,7 @@ kill, confirm the death, hand the execution back without spending a retry.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections import deque
@@ -147,7 +148,8 @@ async def execute(
                 if outcome is None:
                     await nest.kill()
                 await deliver(outcomes, claim, outcome or AT_ONCE, doubt=True)
-            await leases.send(Release(claim.lease.lease_id))
+            with contextlib.suppress(trio.BrokenResourceError):  # a hard stop ends the renewer too
+                await leases.send(Release(claim.lease.lease_id))
 
 
 async def run_attempt(

@@ -1,0 +1,24 @@
+# Names for people; the work is in .ci/ and in the programs.
+.PHONY: run test check bench clean
+
+# The main job on the embedded store. make run ARGS=--kill-a-child
+run:
+	@.ci/prepare embedded
+	@.venv/bin/python -m ffsuper.demo $(ARGS)
+
+# Everything that decides whether a change is good. Installs redis-server where it is missing.
+test:
+	@.ci/prepare dev
+	@.ci/check
+
+# The quick part of it: format, lint and types.
+check:
+	@.ci/prepare dev
+	@.ci/check static
+
+bench:
+	@.ci/prepare dev
+	@.venv/bin/python -m bench.lua
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

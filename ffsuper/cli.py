@@ -1,0 +1,223 @@
+"""Command line: arguments to configuration to the program that was asked for. Exit codes live here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import IntEnum
+from importlib.metadata import version
+from pathlib import Path
+
+from ffsuper import errors
+
+
+class Exit(IntEnum):
+    """What the program's exit code tells; see docs/operations.md.
+
+    Numbers from 64 follow sysexits.h where it has a fitting one.
+    """
+
+    OK = 0
+    USAGE = 2
+    INPUT = 65
+    NOT_FOUND = 66
+    STORE_UNAVAILABLE = 69
+    DEFECT = 70
+    STORE_UNSUITABLE = 76
+    STORE_ACCESS = 77
+    CONFIG = 78
+    HANDED_BACK = 79
+    FENCED = 80
+    INSTANCE_TAKEN = 81
+    CHILDREN = 82
+    ENDED_OTHERWISE = 83
+
+
+# The first class that fits decides.
+EXITS: tuple[tuple[type[BaseException], Exit], ...] = (
+    (errors.ConfigError, Exit.CONFIG),
+    (errors.HandlersError, Exit.CONFIG),
+    (errors.InstanceTakenError, Exit.INSTANCE_TAKEN),
+    (errors.FencedError, Exit.FENCED),
+    (errors.ChildError, Exit.CHILDREN),
+    (errors.ExecutionNotFoundError, Exit.NOT_FOUND),
+    (errors.RefusedError, Exit.INPUT),
+    (errors.StoreAccessError, Exit.STORE_ACCESS),
+    (errors.StoreUnsuitableError, Exit.STORE_UNSUITABLE),
+    (errors.StoreUnavailableError, Exit.STORE_UNAVAILABLE),
+    (errors.OutcomeUnknownError, Exit.STORE_UNAVAILABLE),
+    (errors.FfsuperError, Exit.DEFECT),
+    (ValueError, Exit.INPUT),
+    (TimeoutError, Exit.ENDED_OTHERWISE),
+)
+
+EPILOG = """\
+examples:
+  ffsuper --config worker.toml                  run the worker until SIGTERM, then drain
+  ffsuper check --config worker.toml            say what is wrong with a configuration, and what it comes to
+  ffsuper submit thumbnail '{"url": "a.png"}' --config worker.toml
+  ffsuper submit import @data.csv --lane bulk --delay 3600 --store redis://localhost
+  ffsuper show '{fp:86}:0b1f...' --json         one execution with its attempts
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        return 130
+    except BaseExceptionGroup as group:
+        return told(first_cause(group))
+    except Exception as error:  # noqa: BLE001 -- the last line of defence: nobody is shown a traceback for a mistake
+        return told(error)
+
+
+def told(error: BaseException) -> int:
+    """Tell the user what happened; return the exit code. Defects keep their traceback."""
+    for kind, code in EXITS:
+        if isinstance(error, kind):
+            for line in getattr(error, "problems", None) or [str(error)]:
+                print(f"ffsuper: {line}", file=sys.stderr)
+            return code
+    raise error
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended a nursery: the first that is no mere consequence."""
+    for error in group.exceptions:
+        return first_cause(error) if isinstance(error, BaseExceptionGroup) else error
+    return group
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; ``command`` holds the function to call."""
+    root = argparse.ArgumentParser(
+        prog="ffsuper",
+        description="Run Python work that must not get lost.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"ffsuper {version('ffsuper')}")
+    root.add_argument("--config", type=Path, metavar="FILE", help="worker.toml; without a subcommand: run the worker")
+    root.set_defaults(command=run_worker)
+    commands = root.add_subparsers(title="subcommands", metavar="")
+    check = subcommand(commands, "check", "validate a configuration and print what it comes to", check_config)
+    check.add_argument("--config", type=Path, metavar="FILE", required=True)
+    add_submit(commands)
+    show = store_subcommand(commands, "show", "print one execution with its attempts", call_client("show"))
+    show.add_argument("execution", metavar="ID")
+    result = store_subcommand(commands, "result", "write an execution's result to stdout", call_client("result"))
+    result.add_argument("execution", metavar="ID")
+    result.add_argument("--wait", type=float, metavar="SECONDS", help="wait for it to end, so long at the most")
+    cancel = store_subcommand(commands, "cancel", "cancel an execution, whatever its state", call_client("cancel"))
+    cancel.add_argument("execution", metavar="ID")
+    cancel.add_argument("--reason", default="cancelled by operator")
+    listing = store_subcommand(commands, "list", "list executions of a lane", call_client("list_lane"))
+    listing.add_argument("--lane", default="default")
+    listing.add_argument(
+        "--state",
+        default="eligible",
+        metavar="INDEX",
+        help="eligible, delayed, active, suspended, terminal, blocked:route, ... (default: eligible)",
+    )
+    listing.add_argument("--limit", type=positive, default=20, metavar="N")
+    return root
+
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def subcommand(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Add a subcommand."""
+    added = commands.add_parser(name, help=summary, description=summary)
+    added.set_defaults(command=command)
+    return added
+
+
+def store_subcommand(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Add a subcommand that talks to the store, and says so in JSON if asked."""
+    added = subcommand(commands, name, summary, command)
+    added.add_argument(
+        "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="store settings from here"
+    )
+    added.add_argument("--store", metavar="URL", help="or the store itself (default: $FFSUPER_STORE_URL, localhost)")
+    added.add_argument("--json", action="store_true", help="machine-readable output")
+    return added
+
+
+def add_submit(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add ``submit``."""
+    submit = store_subcommand(commands, "submit", "submit an execution and print its id", call_client("submit"))
+    submit.add_argument("kind", help="what a handler is registered for")
+    submit.add_argument("payload", nargs="?", default="", help="JSON text, @FILE, or - for standard input, as it is")
+    submit.add_argument("--lane", default="default")
+    submit.add_argument("--namespace", default="default")
+    submit.add_argument("--priority", type=int, default=0, metavar="0..9000")
+    submit.add_argument("--delay", type=float, metavar="SECONDS", help="do not start before")
+    submit.add_argument("--idempotency-key", default="", metavar="KEY", help="submit once under this key within 24 h")
+    submit.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    submit.add_argument(
+        "--policy", default="", metavar="JSON", help='for instance {"retry_policy": {"max_retries": 3}}'
+    )
+    submit.add_argument("--wait", type=float, metavar="SECONDS", help="wait for the end and print the result")
+
+
+def positive(text: str) -> int:
+    """Read a number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def run_worker(options: argparse.Namespace) -> int:
+    """Run the worker."""
+    if options.config is None:
+        parser().error("--config FILE is needed to run the worker; see --help for the subcommands")
+    import trio
+
+    from ffsuper import config, logs, supervisor
+    from ffsuper.store import embedded
+    from ffsuper.store.store import prepare
+
+    settings = config.load(options.config, os.environ).config
+    logs.set_up(settings.log)
+    with embedded.reachable(settings.store) as store:
+        counts = prepare(store)
+        ending = trio.run(supervisor.run, replace(settings, store=store), counts)
+    return Exit.HANDED_BACK if ending is supervisor.Ending.HANDED_BACK else Exit.OK
+
+
+def check_config(options: argparse.Namespace) -> int:
+    """Print the effective configuration."""
+    from ffsuper import commands
+
+    commands.check(options.config)
+    return Exit.OK
+
+
+def call_client(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return the command that runs ``commands.<name>``; imported only when it is called, for quick start-up."""
+
+    def command(options: argparse.Namespace) -> int:
+        from ffsuper import commands
+
+        function: Callable[[argparse.Namespace], bool] = getattr(commands, name)
+        return Exit.OK if function(options) else Exit.ENDED_OTHERWISE
+
+    return command

@@ -1,0 +1,320 @@
+"""Submit, inspect and cancel executions, from other people's programs. Blocking; safe to share between threads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from ffsuper.config import StoreConfig
+from ffsuper.errors import (
+    ExecutionNotFoundError,
+    InvalidRequestError,
+    LeaseLostError,
+    LibraryMissingError,
+    OutcomeUnknownError,
+    StoreError,
+    StoreUnavailableError,
+)
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.sansio import partition
+from ffsuper.store import embedded, libraries, submissions
+from ffsuper.store.presence import read_partition_counts
+from ffsuper.store.replies import Call
+from ffsuper.store.store import prepare
+from ffsuper.store.submissions import Submission
+from ffsuper.store.wire import Wire
+
+T = TypeVar("T")
+
+FINAL_STATES = frozenset({"completed", "failed", "cancelled", "expired", "skipped"})
+# Submissions of one pipeline: enough to hide the round trip, few enough to keep the server answering others.
+SUBMIT_BATCH = 200
+FIRST_POLL_S = 0.002
+LONGEST_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """An execution as it was when it was read.
+
+    Attributes:
+        state: ``waiting``, ``delayed``, ``active``, ``suspended``, ..., or one of the final ones: ``completed``,
+            ``failed``, ``cancelled``, ``expired``, ``skipped``.
+        record: all fields of the authoritative record, by the protocol's names.
+        attempts: the records of its attempts, oldest first.
+    """
+
+    id: ExecutionId
+    state: str
+    kind: str
+    lane: str
+    record: Mapping[str, str]
+    tags: Mapping[str, str]
+    attempts: Sequence[Mapping[str, str]]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self.state in FINAL_STATES
+
+
+class Client:
+    """A connection to the store.
+
+    Args:
+        store: its URL, or settings with credentials and TLS.
+        patience_s: for how long calls are repeated while the store cannot be reached.
+
+    Raises:
+        StoreError: the store cannot be reached or used.
+    """
+
+    def __init__(self, store: str | StoreConfig = "redis://localhost:6379/0", *, patience_s: float = 10.0) -> None:
+        settings = StoreConfig(url=store) if isinstance(store, str) else store
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        with contextlib.ExitStack() as opening:
+            self._settings = opening.enter_context(embedded.reachable(settings, owner=False))
+            self._wire = Wire(self._settings, "ffsuper-client")
+            opening.callback(self._wire.close)
+            counts = self._run(read_partition_counts())
+            self._counts = prepare(self._settings) if counts is None else counts
+            self._opened = opening.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def store_url(self) -> str:
+        """Where the store is; for the embedded one, where its server listens."""
+        return self._settings.url
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._opened.close()
+
+    def submit(
+        self,
+        kind: str,
+        payload: object = b"",
+        *,
+        lane: str = "default",
+        namespace: str = "default",
+        priority: int = 0,
+        delay: float | timedelta | datetime | None = None,
+        idempotency_key: str = "",
+        tags: Mapping[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> ExecutionId:
+        """Submit one execution and return its id.
+
+        Args:
+            kind: what a handler is registered for.
+            payload: bytes go as they are, anything else as JSON.
+            lane: printable ASCII, at most 64 characters.
+            priority: 0 to 9000, higher first.
+            delay: seconds, or a span, or a time with zone, before which it does not start.
+            idempotency_key: a repeated submission to the same lane and namespace under this key within 24 hours
+                returns the id of the first.
+            policy: ``retry_policy``, ``max_reclaim_count``, ``routing_requirements``, ...
+
+        Raises:
+            InvalidRequestError: an argument is not acceptable.
+            StoreError: the store cannot be reached or used.
+        """
+        (execution_id,) = self.submit_many(
+            [
+                Submission(
+                    execution_id=self.new_id(lane),
+                    lane=valid_lane(lane),
+                    execution_kind=kind,
+                    payload=payload if isinstance(payload, bytes) else json.dumps(payload).encode(),
+                    namespace=namespace,
+                    priority=priority,
+                    policy=policy or {},
+                    tags=tags or {},
+                    idempotency_key=idempotency_key,
+                    delay_until_ms=None if delay is None else due_ms(delay),
+                )
+            ]
+        )
+        return execution_id
+
+    def new_id(self, lane: str) -> ExecutionId:
+        """Return a fresh id for an execution of this lane, for ``submit_many``."""
+        return partition.mint(valid_lane(lane), self._counts.flow, uuid.uuid4())
+
+    def submit_many(self, wanted: Sequence[Submission]) -> list[ExecutionId]:
+        """Submit executions in few round trips; return their ids in order. Repeating it submits nothing twice."""
+        found: list[ExecutionId] = []
+        for start in range(0, len(wanted), SUBMIT_BATCH):
+            found += self._run_all([submissions.create(one) for one in wanted[start : start + SUBMIT_BATCH]])
+        return found
+
+    def show(self, execution_id: str) -> Execution:
+        """Return an execution with its tags and attempts.
+
+        Raises:
+            ValueError: that is no execution id.
+            ExecutionNotFoundError: there is none with this id.
+        """
+        known = partition.parse(execution_id)
+        record, tags = self._run_all([submissions.read_core(known), submissions.read_tags(known)])
+        if not record:
+            raise ExecutionNotFoundError("show", "execution_not_found", (execution_id,))
+        attempts = self._run_all(
+            [submissions.read_attempt(known, index) for index in range(int(record["total_attempt_count"]))]
+        )
+        return Execution(
+            known, record["public_state"], record["execution_kind"], record["lane_id"], record, tags, attempts
+        )
+
+    def state(self, execution_id: str) -> str:
+        """Return an execution's public state.
+
+        Raises:
+            ExecutionNotFoundError: there is none with this id.
+        """
+        state = self._run(submissions.read_public_state(partition.parse(execution_id)))
+        if state is None:
+            raise ExecutionNotFoundError("state", "execution_not_found", (execution_id,))
+        return state
+
+    def states(self, execution_ids: Sequence[ExecutionId]) -> list[str | None]:
+        """Return many public states in few round trips, in order; None where there is no such execution."""
+        found: list[str | None] = []
+        for start in range(0, len(execution_ids), SUBMIT_BATCH):
+            batch = execution_ids[start : start + SUBMIT_BATCH]
+            found += self._run_all([submissions.read_public_state(one) for one in batch])
+        return found
+
+    def result(self, execution_id: str) -> bytes | None:
+        """Return the result's bytes; None when there is none (yet)."""
+        return self._run(submissions.read_result(partition.parse(execution_id)))
+
+    def results(self, execution_ids: Sequence[ExecutionId]) -> list[bytes | None]:
+        """Return many results in few round trips, in order."""
+        found: list[bytes | None] = []
+        for start in range(0, len(execution_ids), SUBMIT_BATCH):
+            batch = execution_ids[start : start + SUBMIT_BATCH]
+            found += self._run_all([submissions.read_result(one) for one in batch])
+        return found
+
+    def wait(self, execution_id: str, timeout_s: float | None = None) -> Execution:
+        """Wait until an execution has ended, and return it.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            ExecutionNotFoundError: there is none with this id.
+        """
+        give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
+        pause_s = FIRST_POLL_S
+        while (state := self.state(execution_id)) not in FINAL_STATES:
+            if give_up_s is not None and time.monotonic() + pause_s > give_up_s:
+                raise TimeoutError(f"{execution_id} is still {state} after {timeout_s:g} s")
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+        return self.show(execution_id)
+
+    def cancel(self, execution_id: str, reason: str = "cancelled by operator") -> Execution:
+        """Cancel an execution in whatever state it is, and return it as it is then.
+
+        Raises:
+            LeaseLostError: it has already ended.
+            ExecutionNotFoundError: there is none with this id.
+        """
+        execution = self.show(execution_id)
+        try:
+            self._run(submissions.cancel(execution.id, execution.record, reason))
+        except LeaseLostError:
+            ended = self.show(execution_id)
+            if execution.is_final or ended.state != "cancelled":
+                raise
+            return ended
+        return self.show(execution_id)
+
+    def list_lane(self, lane: str, index: str = "eligible", limit: int = 100) -> list[Execution]:
+        """Return executions of a lane that are in one of its indexes, all partitions together, first ones first.
+
+        Args:
+            index: ``eligible``, ``delayed``, ``active``, ``suspended``, ``terminal``, ``blocked:route``, ...
+        """
+        known = valid_lane(lane)
+        pages = self._run_all(
+            [submissions.read_index(known, number, index, 0, limit) for number in range(self._counts.flow)]
+        )
+        members = sorted((member for page in pages for member in page), key=lambda member: member[1])[:limit]
+        return [self.show(execution_id) for execution_id, _ in members]
+
+    def depth(self, lane: str) -> dict[str, int]:
+        """Return how many executions of a lane are in each of its indexes."""
+        known = valid_lane(lane)
+        pairs = [(name, number) for name in submissions.LANE_INDEXES for number in range(self._counts.flow)]
+        counted = self._run_all([submissions.count_index(known, number, name) for name, number in pairs])
+        totals = dict.fromkeys(submissions.LANE_INDEXES, 0)
+        for (name, _), count in zip(pairs, counted, strict=True):
+            totals[name] += count
+        return totals
+
+    def _run(self, call: Call[T]) -> T:
+        (result,) = self._run_all([call])
+        return result
+
+    def _run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Carry out calls that may be repeated, waiting while the store is away."""
+        if not calls:
+            return []
+        give_up_s = time.monotonic() + self._patience_s
+        pause_s = FIRST_POLL_S
+        while True:
+            try:
+                return self._try_all(calls)
+            except (StoreUnavailableError, OutcomeUnknownError):
+                if time.monotonic() + pause_s > give_up_s:
+                    raise
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+
+    def _try_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        with self._lock:
+            replies = self._wire.exchange([call.command for call in calls])
+            if any(isinstance(reply, LibraryMissingError) for reply in replies):
+                libraries.restore(self._wire, self._settings.library)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
+
+
+def valid_lane(lane: str) -> LaneId:
+    """Return ``lane`` as the protocol wants it.
+
+    Raises:
+        InvalidRequestError: it is empty, too long, or not printable ASCII.
+    """
+    if not lane or len(lane) > 64 or not all(" " <= sign <= "~" for sign in lane):
+        raise InvalidRequestError("submit", "invalid_input", (f"lane {lane!r}: 1 to 64 printable ASCII characters",))
+    return LaneId(lane)
+
+
+def due_ms(delay: float | timedelta | datetime, now_s: Callable[[], float] = time.time) -> int:
+    """Return the Unix time at which a delay is over."""
+    match delay:
+        case datetime():
+            if delay.tzinfo is None:
+                raise ValueError(f"delay {delay} names no time zone")
+            return int(delay.timestamp() * 1000)
+        case timedelta():
+            return int((now_s() + delay.total_seconds()) * 1000)
+        case _:
+            return int((now_s() + delay) * 1000)

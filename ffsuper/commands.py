@@ -1,0 +1,212 @@
+"""What the subcommands do and print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ffsuper import config
+from ffsuper.client import Client, Execution
+from ffsuper.config import StoreConfig
+from ffsuper.errors import InvalidRequestError
+
+
+def check(path: Path) -> None:
+    """Print every setting with its value and where it came from."""
+    loaded = config.load(path, os.environ)
+    rows = config.describe(loaded)
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for place, value, origin in rows:
+        print(f"{place:{widths[0]}}  {value:{widths[1]}}  {origin}")
+
+
+def open_client(options: argparse.Namespace) -> Client:
+    """Return a client of the store that the options name."""
+    if options.store is not None:
+        return Client(options.store)
+    if options.config is not None:
+        return Client(config.load(options.config, os.environ).config.store)
+    return Client(
+        StoreConfig(
+            url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
+            password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
+        )
+    )
+
+
+def submit(options: argparse.Namespace) -> bool:
+    """Submit, and wait if asked; False when it ended otherwise than completed."""
+    payload, tags, policy = read_payload(options.payload), read_tags(options.tag), read_policy(options.policy)
+    with open_client(options) as client:
+        execution_id = client.submit(
+            options.kind,
+            payload,
+            lane=options.lane,
+            namespace=options.namespace,
+            priority=options.priority,
+            delay=options.delay,
+            idempotency_key=options.idempotency_key,
+            tags=tags,
+            policy=policy,
+        )
+        if options.wait is None:
+            print(json.dumps({"execution_id": execution_id}) if options.json else execution_id)
+            return True
+        print(execution_id, file=sys.stderr)
+        return write_result(client, client.wait(execution_id, options.wait))
+
+
+def read_payload(text: str) -> bytes:
+    """Return the payload that the argument names: JSON text, ``@file``, or ``-`` for standard input.
+
+    Raises:
+        InvalidRequestError: the text is no JSON, or the file cannot be read.
+    """
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise InvalidRequestError("submit", "invalid_input", (f"payload {text}: {error.strerror}",)) from None
+    if text:
+        try:
+            json.loads(text)
+        except ValueError as error:
+            hint = "quote strings twice, as '\"text\"', or pass other data by @FILE or -"
+            raise InvalidRequestError("submit", "invalid_input", (f"payload is not JSON: {error}; {hint}",)) from None
+    return text.encode()
+
+
+def read_tags(texts: list[str]) -> dict[str, str]:
+    """Return tags given as ``NAME=VALUE``."""
+    tags = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise InvalidRequestError("submit", "invalid_input", (f"--tag {text!r}: must be NAME=VALUE",))
+        tags[name] = value
+    return tags
+
+
+def read_policy(text: str) -> Mapping[str, object]:
+    """Return the policy, a JSON object."""
+    try:
+        policy = json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidRequestError("submit", "invalid_policy_json", (f"--policy is not JSON: {error}",)) from None
+    if not isinstance(policy, dict):
+        raise InvalidRequestError("submit", "invalid_policy_json", ("--policy must be a JSON object",))
+    return policy
+
+
+def show(options: argparse.Namespace) -> bool:
+    """Print one execution."""
+    with open_client(options) as client:
+        execution = client.show(options.execution)
+    print(json.dumps(asdict(execution), indent=2) if options.json else described(execution))
+    return True
+
+
+def result(options: argparse.Namespace) -> bool:
+    """Write the result; False when the execution ended otherwise than completed, or has not ended."""
+    with open_client(options) as client:
+        if options.wait is not None:
+            return write_result(client, client.wait(options.execution, options.wait))
+        return write_result(client, client.show(options.execution))
+
+
+def write_result(client: Client, execution: Execution) -> bool:
+    """Write the result's bytes to stdout, or what happened instead to stderr."""
+    if execution.state == "completed":
+        sys.stdout.buffer.write(client.result(execution.id) or b"")
+        sys.stdout.flush()
+        return True
+    why = execution.record.get("failure_reason") or execution.record.get("cancellation_reason")
+    told = f"{execution.id} is {execution.state}" if not why else f"{execution.id} is {execution.state}: {why}"
+    print(f"ffsuper: {told}", file=sys.stderr)
+    return False
+
+
+def cancel(options: argparse.Namespace) -> bool:
+    """Cancel one execution."""
+    with open_client(options) as client:
+        execution = client.cancel(options.execution, options.reason)
+    print(json.dumps({"state": execution.state}) if options.json else f"{execution.id} {execution.state}")
+    return True
+
+
+def list_lane(options: argparse.Namespace) -> bool:
+    """Print executions of a lane, a line each."""
+    with open_client(options) as client:
+        found = client.list_lane(options.lane, options.state, options.limit)
+    if options.json:
+        print(json.dumps([asdict(execution) for execution in found], indent=2))
+        return True
+    for execution in found:
+        created = moment(execution.record.get("created_at", ""))
+        print(f"{execution.id}  {execution.state:16}  {execution.kind:24}  {created}")
+    return True
+
+
+def described(execution: Execution) -> str:
+    """Return an execution for people."""
+    record = execution.record
+    lines = [
+        f"execution   {execution.id}",
+        f"state       {execution.state}{because(record)}",
+        f"kind        {execution.kind}    lane {execution.lane}    priority {record.get('priority', '0')}",
+        f"created     {moment(record.get('created_at', ''))}{by(record.get('creator_identity', ''))}",
+    ]
+    optional = {
+        "started": moment(record.get("started_at", "")),
+        "ended": moment(record.get("completed_at", "")),
+        "due": moment(record.get("delay_until", "")),
+        "progress": f"{record.get('progress_pct', '')} {record.get('progress_message', '')}".strip(),
+        "worker": record.get("current_worker_instance_id", ""),
+        "failure": record.get("failure_reason", ""),
+    }
+    lines += [f"{name:10}  {indented(value)}" for name, value in optional.items() if value]
+    lines += [f"tag         {name}={value}" for name, value in sorted(execution.tags.items())]
+    for attempt in execution.attempts:
+        ended = moment(attempt.get("ended_at", "")) or "running"
+        lines.append(
+            f"attempt {attempt.get('attempt_index', '?'):>2}  {attempt.get('attempt_type', '')}, "
+            f"{attempt.get('attempt_state', '')}, on {attempt.get('worker_instance_id', '')}, "
+            f"{moment(attempt.get('started_at', ''))} to {ended}"
+        )
+        if reason := attempt.get("failure_reason"):
+            lines.append(f"            {attempt.get('failure_category', '')}: {indented(reason)}")
+    return "\n".join(lines)
+
+
+def because(record: Mapping[str, str]) -> str:
+    """Say why an execution does not run, where the record tells."""
+    reason, detail = record.get("blocking_reason", "none"), record.get("blocking_detail", "")
+    if reason in ("none", "", "waiting_for_worker"):
+        return ""
+    return f" ({reason}: {indented(detail)})" if detail else f" ({reason})"
+
+
+def by(creator: str) -> str:
+    """Say who submitted, where it is known."""
+    return f" by {creator}" if creator else ""
+
+
+def indented(text: str) -> str:
+    """Return text of several lines so that it stays under its heading."""
+    return text.replace("\n", "\n            ")
+
+
+def moment(text: str) -> str:
+    """Return a protocol time for people, in UTC; empty when it is unset."""
+    try:
+        return datetime.fromtimestamp(float(text) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+    except ValueError:
+        return ""

@@ -1,0 +1,1 @@
+"""The main job: a survey of the standard library, run through real executions. ``python -m ffsuper.demo``."""

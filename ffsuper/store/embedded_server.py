@@ -1,0 +1,132 @@
+"""The process behind the embedded store: ``python -m ffsuper.store.embedded_server DATA_DIR``.
+
+Runs a private server for as long as its standard input stays open, so that it ends with whoever started it, however
+that happens. Prints ``<kind> <url>`` once the server answers. Standard library only, until it has to be the server
+itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+OLDEST_MAJOR = 7
+PR_SET_PDEATHSIG = 1
+# A unix socket's path has 108 bytes.
+LONGEST_SOCKET_PATH = 100
+START_S = 20.0
+
+
+def main() -> int:
+    """Serve until standard input ends; return the exit code."""
+    data_dir = Path(sys.argv[1])
+    program = server_program()
+    return serve_program(program, data_dir) if program else serve_fake()
+
+
+def server_program() -> str | None:
+    """Return the server to run: valkey-server or redis-server of version 7 or later from PATH; None without one."""
+    for name in ("valkey-server", "redis-server"):
+        program = shutil.which(name)
+        if program is None:
+            continue
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        major = re.search(r"v=(\d+)", told)
+        if major is not None and int(major[1]) >= OLDEST_MAJOR:
+            return program
+    return None
+
+
+def serve_program(program: str, data_dir: Path) -> int:
+    """Run a real server with an append-only file in ``data_dir``, on a unix socket."""
+    path = socket_path(data_dir)
+    server = subprocess.Popen(
+        [
+            program,
+            *("--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
+            *("--dir", str(data_dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--daemonize", "no", "--logfile", str(data_dir / "server.log")),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 -- this process has one thread
+    )
+    try:
+        if not answers(path, server):
+            print(f"failed {data_dir / 'server.log'}", flush=True)  # noqa: T201
+            return 1
+        print(f"real unix://{path}", flush=True)  # noqa: T201
+        wait_for_end_of_input(server)
+        return 0
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to stop this process when its parent dies without a word."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Return where the server listens: in its data folder, or for a long path in the temporary one."""
+    path = data_dir.resolve() / "store.sock"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    return Path(tempfile.gettempdir()) / f"ffsuper-{sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+
+
+def answers(path: Path, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server has read its data and answers; False when it ends instead."""
+    deadline_s = time.monotonic() + START_S
+    while server.poll() is None and time.monotonic() < deadline_s:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(START_S)
+            try:
+                probe.connect(str(path))
+                probe.sendall(b"PING\r\n")
+                if probe.recv(64).startswith(b"+PONG"):
+                    return True
+            except OSError:
+                pass
+        time.sleep(0.01)
+    return False
+
+
+def wait_for_end_of_input(server: subprocess.Popen[bytes]) -> None:
+    """Return when standard input ends, or the server does."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(os.pidfd_open(server.pid), selectors.EVENT_READ)
+        selector.select()
+
+
+def serve_fake() -> int:
+    """Be a server written in Python, in memory, on a loopback port."""
+    try:
+        from fakeredis import TcpFakeServer
+    except ImportError:
+        print("missing -", flush=True)  # noqa: T201
+        return 1
+    server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_address[1]
+    print(f"fake redis://127.0.0.1:{port}/0", flush=True)  # noqa: T201
+    sys.stdin.read()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The whole store as a worker uses it: one connection per role, so that no role waits behind another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ffsuper.config import Config, StoreConfig
+from ffsuper.sansio.partition import PartitionCounts
+from ffsuper.store import libraries
+from ffsuper.store.claims import Claims, Identity
+from ffsuper.store.connection import open_connection
+from ffsuper.store.leases import Leases
+from ffsuper.store.outcomes import Outcomes
+from ffsuper.store.presence import Presence, create_partition_counts, read_partition_counts
+from ffsuper.store.replies import Call
+from ffsuper.store.scans import Scans
+from ffsuper.store.sweeps import Sweeps
+from ffsuper.store.wire import Wire
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What each actor does in the store."""
+
+    presence: Presence
+    scans: Scans
+    claims: Claims
+    leases: Leases
+    outcomes: Outcomes
+    sweeps: Sweeps
+
+
+@asynccontextmanager
+async def open_store(config: Config, now_s: Callable[[], float]) -> AsyncIterator[Store]:
+    """Open the connections of a worker; they are made at their first use.
+
+    Args:
+        now_s: the local clock that leases are judged by.
+    """
+    worker, settings = config.worker, config.store
+    identity = Identity(worker.id, worker.instance_id, ",".join(worker.capabilities), config.lease.ttl_ms)
+    async with (
+        open_connection(settings, "leases") as leases,
+        open_connection(settings, "work") as work,
+        open_connection(settings, "sweeps") as sweeps,
+    ):
+        yield Store(
+            Presence(leases, worker.instance_id),
+            Scans(work),
+            Claims(work, identity, now_s),
+            Leases(leases),
+            Outcomes(work, worker.instance_id),
+            Sweeps(sweeps),
+        )
+
+
+def prepare(settings: StoreConfig) -> PartitionCounts:
+    """Make a store ready for use: libraries loaded, partition configuration present. Blocks; before trio runs.
+
+    Raises:
+        StoreUnsuitableError: no functions, a library of another version, an unreadable partition configuration.
+        StoreAccessError: the store refuses our credentials.
+        StoreError: it cannot be reached.
+    """
+    wire = Wire(settings, "ffsuper-setup")
+    try:
+        libraries.prepare(wire, settings.library)
+        counts = answer(wire, read_partition_counts())
+        if counts is None:
+            answer(wire, create_partition_counts(PartitionCounts()))
+            counts = answer(wire, read_partition_counts())
+        return counts or PartitionCounts()
+    finally:
+        wire.close()
+
+
+def answer(wire: Wire, call: Call[T]) -> T:
+    """Carry out one call, blocking."""
+    return call.parse(libraries.answer(wire, call.command))

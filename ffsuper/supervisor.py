@@ -1,0 +1,170 @@
+"""Opens the channels, starts the actors, stops them in order; nothing else.
+
+Work flows scanner/reclaimer -> claimers -> executors, capacity flows back as slots. A drain ends the first two; then
+each channel that closes ends the next actor, until all running work is done. A deadline on that line is the hard
+stop: executors kill their children and hand the executions back. Presence and sweeps end last.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import trio
+
+from ffsuper.actors import claimer, executor, lease_renewer, presence, reclaimer, scanner
+from ffsuper.channels import Candidates, LeaseNews, Slot
+from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.clock import boottime_s
+from ffsuper.config import Config
+from ffsuper.engine import delayed, lease_expiry
+from ffsuper.messages import Candidate, LaneId
+from ffsuper.sansio.partition import PartitionCounts, scan_seed
+from ffsuper.sansio.scan import ScanOrder
+from ffsuper.store.store import Store, open_store
+
+LOG = logging.getLogger(__name__)
+
+# Two, so that one call is on its way while the answer to the other is being handed out.
+CLAIMERS = 2
+RECLAIM_INTERVAL_S = 0.4
+
+
+class Ending(Enum):
+    """How the supervisor came to its end."""
+
+    DRAINED = "all running work finished"
+    HANDED_BACK = "the drain's time was over; running work was handed back"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The two scopes that a stop acts upon."""
+
+    seeking: trio.CancelScope
+    working: trio.CancelScope
+
+
+async def run(config: Config, counts: PartitionCounts) -> Ending:
+    """Run the worker until a signal has drained it.
+
+    Raises:
+        HandlersError: the handlers do not load.
+        InstanceTakenError: another live process has this instance id.
+        FencedError: another process took the instance id over.
+        RestartLimitError: children die faster than is worth restarting them.
+    """
+    async with (
+        open_store(config, boottime_s) as store,
+        open_fork_server(fork_server_settings(config)) as fork_server,
+        trio.open_nursery() as background,
+    ):
+        first_child = await fork_server.spawn()
+        alive_ttl_ms = max(2 * config.lease.ttl_ms, 1000)
+        await background.start(presence.run, store.presence, ",".join(config.worker.capabilities), alive_ttl_ms)
+        start_engine(background, config, store, range(counts.flow))
+        LOG.info(
+            "ready",
+            extra={
+                "instance": config.worker.instance_id,
+                "lanes": ",".join(config.worker.lanes),
+                "kinds": ",".join(first_child.handlers),
+                "children": config.children.count,
+            },
+        )
+        line = Line(trio.CancelScope(), trio.CancelScope())
+        background.start_soon(obey_signals, line, config.drain.timeout_s)
+        await work(config, counts, store, fork_server, first_child, line)
+        background.cancel_scope.cancel()
+    return Ending.HANDED_BACK if line.working.cancelled_caught else Ending.DRAINED
+
+
+def fork_server_settings(config: Config) -> ForkServerSettings:
+    """Return what the children are made with."""
+    return ForkServerSettings(
+        handlers=config.worker.handlers,
+        python_path=config.worker.python_path,
+        preload=config.children.preload,
+        boot_timeout_s=config.children.boot_timeout_s,
+        environment=config.children.environment,
+    )
+
+
+def start_engine(nursery: trio.Nursery, config: Config, store: Store, partitions: Sequence[int]) -> None:
+    """Start the sweeps, if this worker is to run them."""
+    if not config.engine.enabled:
+        return
+    lanes = [LaneId(lane) for lane in config.worker.lanes]
+    delayed_s = config.engine.delayed_interval_ms / 1000
+    expiry_s = config.engine.lease_expiry_interval_ms / 1000
+    nursery.start_soon(delayed.run, store.sweeps, lanes, partitions, delayed_s)
+    nursery.start_soon(lease_expiry.run, store.sweeps, partitions, expiry_s)
+
+
+async def work(
+    config: Config,
+    counts: PartitionCounts,
+    store: Store,
+    fork_server: ForkServer,
+    first_child: Child,
+    line: Line,
+) -> None:
+    """Run the line from finding work to finishing it; return when it has run dry."""
+    # No buffers: an actor that cannot hand on waits, and what is upstream of it waits too.
+    candidates_send, candidates_receive = trio.open_memory_channel[Candidates](0)
+    slots_send, slots_receive = trio.open_memory_channel[Slot](0)
+    leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
+    kinds = frozenset(first_child.handlers)
+
+    def wanted(candidate: Candidate) -> bool:
+        return config.claim.unknown_kind == "fail" or candidate.execution_kind in kinds
+
+    lanes = [LaneId(lane) for lane in config.worker.lanes]
+    with line.working:
+        async with trio.open_nursery() as nursery:
+            margin_s = config.lease.margin_ms / 1000
+            nursery.start_soon(lease_renewer.run, store.leases, leases_receive, margin_s, boottime_s)
+            async with slots_send, leases_send, slots_receive, candidates_receive:
+                children = [first_child, *[None] * (config.children.count - 1)]
+                for child in children:
+                    nursery.start_soon(
+                        executor.run,
+                        *(fork_server, child, store.outcomes),
+                        *(slots_send.clone(), leases_send.clone(), config.children),
+                    )
+                for _ in range(CLAIMERS):
+                    nursery.start_soon(
+                        claimer.run,
+                        *(store.claims, candidates_receive.clone(), slots_receive.clone()),
+                        *(leases_send.clone(), boottime_s),
+                    )
+            with line.seeking:
+                async with trio.open_nursery() as seekers, candidates_send:
+                    seed = scan_seed(config.worker.instance_id, counts.flow)
+                    poll_interval_s = config.claim.poll_interval_ms / 1000
+                    seekers.start_soon(
+                        scanner.run,
+                        *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
+                        *(candidates_send.clone(), boottime_s),
+                    )
+                    seekers.start_soon(
+                        reclaimer.run,
+                        *(store.scans, store.sweeps, lanes, range(counts.flow), wanted, RECLAIM_INTERVAL_S),
+                        *(candidates_send.clone(), boottime_s),
+                    )
+
+
+async def obey_signals(line: Line, drain_timeout_s: float) -> None:
+    """Drain at the first SIGTERM or SIGINT; at the second stop at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if line.seeking.cancel_called:
+                LOG.warning("stopping at once", extra={"signal": signal.Signals(number).name})
+                line.working.cancel()
+            else:
+                LOG.info("draining", extra={"signal": signal.Signals(number).name, "timeout_s": drain_timeout_s})
+                line.working.deadline = trio.current_time() + drain_timeout_s
+                line.seeking.cancel()
