@@ -9,11 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnavailableError
@@ -21,6 +26,7 @@ from ffsuper.errors import StoreUnavailableError
 LOG = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+START_S = 20.0
 STOP_S = 15.0
 
 
@@ -40,34 +46,45 @@ def reachable(settings: StoreConfig, *, owner: bool = True) -> Iterator[StoreCon
     folder = settings.data_dir
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield replace(settings, url=running_url(folder))
+        url = wait_for_lock_or_owner(lock, folder)
+        if url is not None:
+            yield replace(settings, url=url)
             return
         if not owner and not (folder / "appendonlydir").exists():
             raise StoreUnavailableError(f"no worker is running on the embedded store in {folder}: start one first")
-        with private_server(folder) as url:
-            yield replace(settings, url=url)
+        with private_server(folder, lock) as own_url:
+            yield replace(settings, url=own_url)
 
 
-def running_url(folder: Path) -> str:
-    """Return where the owner's server listens.
+def wait_for_lock_or_owner(lock: IO[str], folder: Path) -> str | None:
+    """Take the lock, which is held until the last process of an owner and its server is gone; or find its owner.
+
+    Returns:
+        None when the lock is ours; else where the owner's server listens.
 
     Raises:
-        StoreUnavailableError: it is not ready yet.
+        StoreUnavailableError: the owner is neither ready nor gone in time.
     """
-    try:
-        return (folder / "url").read_text().strip()
-    except FileNotFoundError:
-        raise StoreUnavailableError(f"the embedded store in {folder} is just starting: try again") from None
+    give_up_s = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pid, _, url = (folder / "owner").read_text().partition(" ")
+            if psutil.pid_exists(int(pid)):
+                return url
+        if time.monotonic() > give_up_s:
+            raise StoreUnavailableError(f"the embedded store in {folder} is held by a process that is not ready")
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager
-def private_server(folder: Path) -> Iterator[str]:
-    """Run the server process while the block lasts; yield its URL."""
+def private_server(folder: Path, lock: IO[str]) -> Iterator[str]:
+    """Run the server process while the block lasts; yield its URL. The server holds the lock too."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "ffsuper.store.embedded_server", str(folder)],
+        [sys.executable, "-m", "ffsuper.store.embedded_server", str(folder), str(lock.fileno())],
+        pass_fds=[lock.fileno()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -85,11 +102,11 @@ def private_server(folder: Path) -> Iterator[str]:
                 "EMBEDDED STORE IN MEMORY: there is no redis-server or valkey-server 7 or later on PATH. Everything "
                 "is lost when this process ends, and it is slow: install one for anything but a first try"
             )
-        (folder / "url").write_text(url)
+        (folder / "owner").write_text(f"{os.getpid()} {url}")
         try:
             yield url
         finally:
-            (folder / "url").unlink(missing_ok=True)
+            (folder / "owner").unlink(missing_ok=True)
             server.stdin.close()
             try:
                 server.wait(STOP_S)

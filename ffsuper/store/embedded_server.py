@@ -1,8 +1,9 @@
-"""The process behind the embedded store: ``python -m ffsuper.store.embedded_server DATA_DIR``.
+"""The process behind the embedded store: ``python -m ffsuper.store.embedded_server DATA_DIR LOCK_FD``.
 
 Runs a private server for as long as its standard input stays open, so that it ends with whoever started it, however
-that happens. Prints ``<kind> <url>`` once the server answers. Standard library only, until it has to be the server
-itself.
+that happens. Prints ``<kind> <url>`` once the server answers. It and the server keep the data folder's lock open, so
+that nobody else starts one on the same data while this one lives. Standard library only, until it has to be the
+server itself.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ START_S = 20.0
 
 def main() -> int:
     """Serve until standard input ends; return the exit code."""
-    data_dir = Path(sys.argv[1])
+    data_dir, lock_fd = Path(sys.argv[1]), int(sys.argv[2])
     program = server_program()
-    return serve_program(program, data_dir) if program else serve_fake()
+    return serve_program(program, data_dir, lock_fd) if program else serve_fake()
 
 
 def server_program() -> str | None:
@@ -49,7 +50,7 @@ def server_program() -> str | None:
     return None
 
 
-def serve_program(program: str, data_dir: Path) -> int:
+def serve_program(program: str, data_dir: Path, lock_fd: int) -> int:
     """Run a real server with an append-only file in ``data_dir``, on a unix socket."""
     path = socket_path(data_dir)
     server = subprocess.Popen(
@@ -61,6 +62,7 @@ def serve_program(program: str, data_dir: Path) -> int:
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        pass_fds=[lock_fd],
         preexec_fn=die_with_parent,  # noqa: PLW1509 -- this process has one thread
     )
     try:

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+
+from ffsuper.actors import claimer
+from ffsuper.channels import Assignment, Candidates, LeaseNews, Slot, Track
+from ffsuper.messages import ExecutionId
+from tests.fakes import HOUR_S, FakeStore, candidate
+
+
+@dataclass
+class Ends:
+    """The far ends of the claimer's channels."""
+
+    candidates: trio.MemorySendChannel[Candidates]
+    slots: trio.MemorySendChannel[Slot]
+    leases: trio.MemoryReceiveChannel[LeaseNews]
+
+    async def offer(self) -> trio.MemoryReceiveChannel[Assignment]:
+        """Offer a slot and wait until it is taken."""
+        assignments_send, assignments = trio.open_memory_channel[Assignment](1)
+        await self.slots.send(Slot(assignments_send))
+        return assignments
+
+    async def find(self, store: FakeStore, *executions: ExecutionId) -> None:
+        """Send candidates and wait until they are taken."""
+        found = tuple(candidate(store.records[one]) for one in executions)
+        await self.candidates.send(Candidates(found, trio.current_time()))
+
+
+@asynccontextmanager
+async def claiming(store: FakeStore) -> AsyncIterator[Ends]:
+    """Run a claimer, with somebody to take its lease news."""
+    candidates_send, candidates = trio.open_memory_channel[Candidates](0)
+    slots_send, slots = trio.open_memory_channel[Slot](0)
+    leases_send, leases = trio.open_memory_channel[LeaseNews](100)
+    with trio.fail_after(HOUR_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(claimer.run, store.claims, candidates, slots, leases_send, trio.current_time)
+            async with candidates_send, slots_send:
+                yield Ends(candidates_send, slots_send, leases)
+                nursery.cancel_scope.cancel()
+
+
+async def test_it_takes_no_lease_before_it_holds_a_slot(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    async with claiming(store) as ends:
+        with trio.move_on_after(10):
+            await ends.find(store, execution)
+            pytest.fail("candidates were taken without a slot")
+        assert store.calls == []
+        assert store.records[execution].state == "waiting"
+
+
+async def test_a_claim_is_tracked_and_then_assigned_to_the_slot(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1, payload=b"\xff\x00")
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, execution)
+        assignment = await assignments.receive()
+        track = ends.leases.receive_nowait()
+        assert isinstance(track, Track)
+        assert track.lease == assignment.claim.lease
+        assert (assignment.claim.lease.execution_id, assignment.claim.payload) == (execution, b"\xff\x00")
+
+
+async def test_it_claims_for_all_slots_that_are_offered_in_one_call(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    executions = [store.add(number) for number in range(5)]
+    async with claiming(store) as ends, trio.open_nursery() as nursery:
+        got: list[ExecutionId] = []
+
+        async def one_slot() -> None:
+            assignment = await (await ends.offer()).receive()
+            got.append(assignment.claim.lease.execution_id)
+
+        for _ in range(3):
+            nursery.start_soon(one_slot)
+        await trio.testing.wait_all_tasks_blocked()
+        await ends.find(store, *executions)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(got) == executions[:3]
+        assert "claim 3" in store.calls
+
+
+async def test_leftover_candidates_serve_the_next_slot_while_they_are_fresh(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    first, second = store.add(1), store.add(2)
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, first, second)
+        assert (await assignments.receive()).claim.lease.execution_id == first
+        assert (await (await ends.offer()).receive()).claim.lease.execution_id == second
+
+
+async def test_stale_candidates_are_dropped(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    first, second, urgent = store.add(1), store.add(2), store.add(3)
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, first, second)
+        await assignments.receive()
+        await trio.sleep(claimer.FRESH_S + 0.1)
+        assignments = await ends.offer()
+        await ends.find(store, urgent)
+        assert (await assignments.receive()).claim.lease.execution_id == urgent
+
+
+async def test_a_refused_claim_leaves_the_slot_for_the_next_candidate(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    taken, free = store.add(1), store.add(2)
+    store.records[taken].state = "active"
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, taken, free)
+        assert (await assignments.receive()).claim.lease.execution_id == free
+
+
+async def test_a_claim_whose_answer_was_lost_is_found_and_adopted(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    store.lose_replies = 1
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, execution)
+        assignment = await assignments.receive()
+        assert assignment.claim.lease.lease_id == store.records[execution].lease_id
+        assert store.records[execution].epoch == 1
+        assert store.calls.count("look_up") == 1
+
+
+async def test_a_doubtful_claim_is_asked_after_until_the_store_is_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    store.lose_replies, store.away_after_loss = 1, True
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, execution)
+        await trio.sleep(5)
+        store.away = False
+        assert (await assignments.receive()).claim.lease.execution_id == execution
+
+
+async def test_a_doubtful_claim_is_given_up_when_its_lease_must_be_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore(lease_ttl_s=30.0)
+    first, second = store.add(1), store.add(2)
+    store.lose_replies, store.away_after_loss = 1, True
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, first)
+        await trio.sleep(40)
+        store.away = False
+        await ends.find(store, second)
+        assert (await assignments.receive()).claim.lease.execution_id == second
+
+
+async def test_an_outage_is_waited_out(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    store.away = True
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.find(store, execution)
+        await trio.sleep(10)
+        store.away = False
+        await ends.find(store, execution)
+        assert (await assignments.receive()).claim.lease.execution_id == execution
+
+
+async def test_it_ends_and_gives_the_slots_back_when_there_are_no_more_candidates(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    async with claiming(store) as ends:
+        assignments = await ends.offer()
+        await ends.candidates.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await assignments.receive()
+        with pytest.raises(trio.BrokenResourceError):
+            await ends.offer()
+
+
+async def test_it_ends_when_there_are_no_more_slots(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    async with claiming(store) as ends:
+        await ends.slots.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await ends.find(store, execution)

@@ -1,0 +1,128 @@
+"""The store that needs no server: real server processes, and the one in Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ffsuper.config import StoreConfig
+from ffsuper.errors import StoreUnavailableError
+from ffsuper.store import embedded, embedded_server, libraries
+from ffsuper.store.wire import Wire
+
+
+def ask(settings: StoreConfig, *command: str) -> object:
+    wire = Wire(settings, "test")
+    try:
+        return libraries.answer(wire, command)
+    finally:
+        wire.close()
+
+
+def embedded_in(folder: Path) -> StoreConfig:
+    return StoreConfig(url="embedded", data_dir=folder / "data")
+
+
+def test_other_urls_are_left_as_they_are() -> None:
+    settings = StoreConfig(url="redis://somewhere")
+    with embedded.reachable(settings) as reached:
+        assert reached is settings
+
+
+def test_what_was_written_is_there_again_after_a_restart(tmp_path: Path) -> None:
+    with embedded.reachable(embedded_in(tmp_path)) as settings:
+        assert settings.url.startswith("unix://")
+        ask(settings, "SET", "kept", "yes")
+    with embedded.reachable(embedded_in(tmp_path)) as settings:
+        assert ask(settings, "GET", "kept") == b"yes"
+
+
+def test_a_second_opener_uses_the_same_server(tmp_path: Path) -> None:
+    with embedded.reachable(embedded_in(tmp_path)) as first, embedded.reachable(embedded_in(tmp_path)) as second:
+        assert first.url == second.url
+        ask(first, "SET", "shared", "yes")
+        assert ask(second, "GET", "shared") == b"yes"
+
+
+def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    with embedded.reachable(embedded_in(folder)) as settings:
+        assert ask(settings, "PING") == b"PONG"
+
+
+def test_a_client_without_a_worker_is_told_to_start_one(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StoreUnavailableError, match=r"no worker is running on the embedded store in .*start one"),
+        embedded.reachable(embedded_in(tmp_path), owner=False),
+    ):
+        pytest.fail("opened")
+
+
+def test_a_client_may_open_data_that_a_worker_has_left(tmp_path: Path) -> None:
+    with embedded.reachable(embedded_in(tmp_path)) as settings:
+        ask(settings, "SET", "kept", "yes")
+    with embedded.reachable(embedded_in(tmp_path), owner=False) as settings:
+        assert ask(settings, "GET", "kept") == b"yes"
+
+
+def test_the_server_ends_with_its_owner_however_that_ends(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from ffsuper.config import StoreConfig\n"
+        "from ffsuper.store import embedded\n"
+        "with embedded.reachable(StoreConfig(url='embedded', data_dir=Path(sys.argv[1]))):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "data")], check=False)
+    with embedded.reachable(embedded_in(tmp_path)) as settings:
+        assert ask(settings, "PING") == b"PONG"
+
+
+def without_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+def test_without_a_server_on_path_the_one_in_python_is_used_with_a_loud_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_servers(monkeypatch, tmp_path)
+    with embedded.reachable(embedded_in(tmp_path)) as settings:
+        assert settings.url.startswith("redis://127.0.0.1:")
+        wire = Wire(settings, "test")
+        libraries.prepare(wire, "auto")
+        assert libraries.answer(wire, ("FCALL", "ff_version", 0)) == b"5"
+        wire.close()
+    assert "EMBEDDED STORE IN MEMORY" in caplog.text
+
+
+def only_server(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Put a program named redis-server alone on PATH."""
+    program = folder / "bin" / "redis-server"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return program
+
+
+@pytest.mark.parametrize(("version", "usable"), [("6.2.14", False), ("7.0.15", True), ("8.1.0", True)])
+def test_servers_that_are_too_old_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, usable: bool
+) -> None:
+    program = only_server(tmp_path, monkeypatch, f"echo 'Redis server v={version} sha=00000000'")
+    assert embedded_server.server_program() == (str(program) if usable else None)
+
+
+def test_a_server_that_does_not_start_is_reported_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_server(tmp_path, monkeypatch, "case $1 in --version) echo 'Redis server v=7.0.15';; *) exit 1;; esac")
+    with (
+        pytest.raises(StoreUnavailableError, match=r"did not start: see .*server\.log"),
+        embedded.reachable(embedded_in(tmp_path)),
+    ):
+        pytest.fail("opened")
