@@ -24,6 +24,7 @@ from ffsuper.engine import delayed, lease_expiry
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
+from ffsuper.store.claims import Identity
 from ffsuper.store.store import Store, open_store
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
         RestartLimitError: children die faster than is worth restarting them.
     """
     async with (
-        open_store(config, boottime_s) as store,
+        open_store(config.store, identity_of(config), boottime_s) as store,
         open_fork_server(fork_server_settings(config)) as fork_server,
         trio.open_nursery() as background,
     ):
@@ -80,6 +81,12 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
         await work(config, counts, store, fork_server, first_child, line)
         background.cancel_scope.cancel()
     return Ending.HANDED_BACK if line.working.cancelled_caught else Ending.DRAINED
+
+
+def identity_of(config: Config) -> Identity:
+    """Return as whom leases are taken."""
+    capabilities = ",".join(config.worker.capabilities)
+    return Identity(config.worker.id, config.worker.instance_id, capabilities, config.lease.ttl_ms)
 
 
 def fork_server_settings(config: Config) -> ForkServerSettings:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ffsuper.config import Config, StoreConfig
+from ffsuper.config import StoreConfig
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import libraries
 from ffsuper.store.claims import Claims, Identity
@@ -36,25 +36,23 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(config: Config, now_s: Callable[[], float]) -> AsyncIterator[Store]:
+async def open_store(settings: StoreConfig, identity: Identity, now_s: Callable[[], float]) -> AsyncIterator[Store]:
     """Open the connections of a worker; they are made at their first use.
 
     Args:
         now_s: the local clock that leases are judged by.
     """
-    worker, settings = config.worker, config.store
-    identity = Identity(worker.id, worker.instance_id, ",".join(worker.capabilities), config.lease.ttl_ms)
     async with (
         open_connection(settings, "leases") as leases,
         open_connection(settings, "work") as work,
         open_connection(settings, "sweeps") as sweeps,
     ):
         yield Store(
-            Presence(leases, worker.instance_id),
+            Presence(leases, identity.instance_id),
             Scans(work),
             Claims(work, identity, now_s),
             Leases(leases),
-            Outcomes(work, worker.instance_id),
+            Outcomes(work, identity.instance_id),
             Sweeps(sweeps),
         )
 

@@ -38,3 +38,17 @@ local function score_argument(value, name)
   end
   return number
 end
+
+-- For arguments that are stored as they are: they may be empty, but not absent.
+local function text_argument(value, name)
+  if value == nil then
+    refuse('invalid_input', name .. ' must be given, got: nil')
+  end
+  return value
+end
+
+-- Whether a command that wants an integer reads this number: Redis prints it with %.17g, from 1e17 on with an
+-- exponent. NaN fails the first comparison.
+local function is_command_integer(number)
+  return number == math.floor(number) and number < 1e17 and number > -1e17
+end

@@ -15,8 +15,8 @@ local function close_expired_stream(core, attempt_index, now_ms)
 end
 
 -- Marks the lease of an active execution as expired; the caller has found that its time is over.
--- It stays in every index: taking it over is the reclaim's work.
-local function mark_lease_expired(core, lease_history, now_ms)
+-- It stays in every index: taking it over is the reclaim's work. history_length: nil for the usual one.
+local function mark_lease_expired(core, lease_history, now_ms, history_length)
   local record = redis.call('HMGET', core, 'ownership_state', 'lifecycle_phase', 'eligibility_state',
     'terminal_outcome', 'current_lease_id', 'current_lease_epoch', 'current_attempt_index', 'current_attempt_id',
     'current_worker_id', 'current_worker_instance_id')
@@ -34,7 +34,7 @@ local function mark_lease_expired(core, lease_history, now_ms)
     'public_state', 'active',
     'lease_expired_at', now_ms,
     'last_mutation_at', now_ms)
-  append_history(lease_history,
+  redis.call('XADD', lease_history, 'MAXLEN', '~', history_length or 1000, '*',
     'event', 'expired',
     'lease_id', record[5] or '',
     'lease_epoch', record[6] or '',
@@ -60,7 +60,7 @@ local LEASE_FIELDS = { 'lifecycle_phase', 'ownership_state', 'lease_expires_at',
 
 -- Refuses unless the caller's lease is the current one and has time left.
 -- record: an execution read with LEASE_FIELDS first.
-local function require_lease(core, lease_history, record, lease_id, lease_epoch, attempt_id, now_ms)
+local function require_lease(core, lease_history, record, lease_id, lease_epoch, attempt_id, now_ms, history_length)
   if record[1] ~= 'active' then
     refuse('execution_not_active', record[7] or '', record[5] or '')
   end
@@ -68,7 +68,7 @@ local function require_lease(core, lease_history, record, lease_id, lease_epoch,
     refuse('lease_revoked')
   end
   if lease_expiry_ms(record[3]) <= now_ms then
-    mark_lease_expired(core, lease_history, now_ms)
+    mark_lease_expired(core, lease_history, now_ms, history_length)
     refuse('lease_expired')
   end
   if record[4] ~= lease_id or record[5] ~= lease_epoch or record[6] ~= attempt_id then

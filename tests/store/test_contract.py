@@ -1,0 +1,176 @@
+"""What actors rely on, held against the real store and against the fake that their tests use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import pytest
+import redis
+import trio
+
+from ffsuper.client import Client
+from ffsuper.clock import boottime_s
+from ffsuper.config import StoreConfig
+from ffsuper.errors import LeaseLostError, RefusedError
+from ffsuper.messages import (
+    Candidate,
+    Claim,
+    ClaimKind,
+    Completed,
+    Deferred,
+    ExecutionId,
+    Failed,
+    Outcome,
+    Progress,
+)
+from ffsuper.sansio.partition import of_bytes
+from ffsuper.sansio.scan import Place
+from ffsuper.store.claims import Identity
+from ffsuper.store.store import Store, open_store, prepare
+from tests.fakes import LANE, FakeStore
+
+PARTITION = of_bytes(LANE.encode(), 256)
+SHORT_TTL_MS = 150
+
+
+@dataclass
+class Subject:
+    """One of the two stores."""
+
+    store: Store | FakeStore
+    add: Callable[[], ExecutionId]
+    place: Place
+
+    async def candidate(self) -> Candidate:
+        """Return the one execution that is eligible."""
+        (page,) = await self.store.scans.eligible([self.place], 10, ())
+        (candidate,) = page.candidates
+        return candidate
+
+    async def claim(self) -> Claim:
+        (claim,) = await self.store.claims.claim([await self.candidate()])
+        assert isinstance(claim, Claim)
+        return claim
+
+
+@pytest.fixture(params=["real", "fake"])
+async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncIterator[Subject]:
+    if request.param == "fake":
+        fake = FakeStore(lease_ttl_s=SHORT_TTL_MS / 1000)
+        yield Subject(fake, lambda: fake.add(1), Place(LANE, 0))
+        return
+    with redis.Redis.from_url(server_url) as client:
+        client.flushall()
+    settings = StoreConfig(url=server_url)
+    prepare(settings)
+    identity = Identity("test", f"test-{uuid.uuid4()}", "", SHORT_TTL_MS)
+    with Client(settings) as submitter:
+        async with open_store(settings, identity, boottime_s) as store:
+            yield Subject(store, lambda: submitter.submit("job"), Place(LANE, PARTITION))
+
+
+async def test_a_submitted_execution_is_found_and_claimed_once(subject: Subject) -> None:
+    execution = subject.add()
+    candidate = await subject.candidate()
+    assert (candidate.execution_id, candidate.claim, candidate.execution_kind) == (execution, ClaimKind.NEW, "job")
+    first, second = await subject.store.claims.claim([candidate, candidate])
+    assert isinstance(first, Claim)
+    assert isinstance(second, RefusedError)
+    assert (first.lease.epoch, first.lease.attempt_index, first.attempt_type) == (1, 0, "initial")
+
+
+async def test_what_is_skipped_is_counted_and_not_shown(subject: Subject) -> None:
+    execution = subject.add()
+    (page,) = await subject.store.scans.eligible([subject.place], 10, {execution})
+    assert (page.members, page.skipped, page.candidates) == (1, 1, ())
+
+
+async def test_a_claimed_execution_is_not_eligible(subject: Subject) -> None:
+    subject.add()
+    await subject.claim()
+    (page,) = await subject.store.scans.eligible([subject.place], 10, ())
+    assert page.members == 0
+
+
+@pytest.mark.parametrize("outcome", [Completed(b"\xff\x00"), Failed("broken", "exception"), Deferred(0)], ids=str)
+async def test_an_outcome_ends_the_lease_and_can_be_proved_afterwards(subject: Subject, outcome: Outcome) -> None:
+    subject.add()
+    claim = await subject.claim()
+    assert not await subject.store.outcomes.was_delivered(claim.lease, outcome)
+    await subject.store.outcomes.deliver(claim.lease, outcome, b"")
+    with pytest.raises(LeaseLostError):
+        await subject.store.outcomes.deliver(claim.lease, outcome, b"")
+    assert await subject.store.outcomes.was_delivered(claim.lease, outcome)
+    (renewal,) = await subject.store.leases.renew([claim.lease], 5)
+    assert isinstance(renewal, LeaseLostError)
+
+
+async def test_another_outcome_is_not_taken_for_ours(subject: Subject) -> None:
+    subject.add()
+    claim = await subject.claim()
+    await subject.store.outcomes.deliver(claim.lease, Completed(b""), b"")
+    assert not await subject.store.outcomes.was_delivered(claim.lease, Deferred(0))
+
+
+async def test_a_held_lease_is_renewed_as_often_as_asked(subject: Subject) -> None:
+    subject.add()
+    claim = await subject.claim()
+    for _ in range(3):
+        assert await subject.store.leases.renew([claim.lease], 5) == [None]
+
+
+async def marked(subject: Subject) -> None:
+    """Wait until the lease is over, and have it marked."""
+    with trio.fail_after(10):
+        while True:
+            now_ms = await subject.store.sweeps.now_ms()
+            due = await subject.store.sweeps.due_leases([subject.place.partition], now_ms, 0, 10)
+            if due:
+                await subject.store.sweeps.mark_expired(due)
+                return
+            await trio.sleep(SHORT_TTL_MS / 1000)
+
+
+async def test_a_lease_that_ran_out_is_reclaimed_by_a_new_attempt_and_the_old_one_can_write_nothing(
+    subject: Subject,
+) -> None:
+    execution = subject.add()
+    old = await subject.claim()
+    await marked(subject)
+    now_ms = await subject.store.sweeps.now_ms()
+    (candidate,) = await subject.store.scans.expired([subject.place.partition], now_ms, 0, 10)
+    assert (candidate.execution_id, candidate.claim) == (execution, ClaimKind.RECLAIM)
+    (new,) = await subject.store.claims.claim([candidate])
+    assert isinstance(new, Claim)
+    assert (new.lease.epoch, new.lease.attempt_index) == (2, 1)
+    with pytest.raises(LeaseLostError):
+        await subject.store.outcomes.deliver(old.lease, Completed(b"stale"), b"")
+    (renewal,) = await subject.store.leases.renew([old.lease], 5)
+    assert isinstance(renewal, LeaseLostError)
+
+
+async def test_progress_needs_the_lease(subject: Subject) -> None:
+    subject.add()
+    claim = await subject.claim()
+    await subject.store.outcomes.progress(claim.lease, Progress(50, "half way"))
+    await subject.store.outcomes.deliver(claim.lease, Completed(b""), b"")
+    with pytest.raises(LeaseLostError):
+        await subject.store.outcomes.progress(claim.lease, Progress(60, "too late"))
+
+
+async def test_the_alive_key_has_one_holder(subject: Subject) -> None:
+    presence = subject.store.presence
+    assert await presence.take_alive(b"me", 60_000) is None
+    assert await presence.take_alive(b"other", 60_000) == b"me"
+    assert await presence.renew_alive(b"me", 60_000)
+    assert not await presence.renew_alive(b"other", 60_000)
+    assert not await presence.release_alive(b"other")
+    assert not await presence.replace_alive(b"other", b"new", 60_000)
+    assert await presence.replace_alive(b"me", b"new", 60_000)
+    assert not await presence.renew_alive(b"me", 60_000)
+    assert await presence.release_alive(b"new")
+    assert await presence.take_alive(b"me", 60_000) is None
+    await presence.advertise("a,b")
+    await presence.withdraw()
