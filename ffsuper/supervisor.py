@@ -60,7 +60,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
     """
     async with (
         open_store(config.store, identity_of(config), boottime_s) as store,
-        open_fork_server(fork_server_settings(config)) as fork_server,
+        open_fork_server(fork_server_settings(config), log_output) as fork_server,
         trio.open_nursery() as background,
     ):
         first_child = await fork_server.spawn()
@@ -98,6 +98,11 @@ def fork_server_settings(config: Config) -> ForkServerSettings:
         boot_timeout_s=config.children.boot_timeout_s,
         environment=config.children.environment,
     )
+
+
+def log_output(pid: int, stream: str, line: str) -> None:
+    """Put a line that a child has printed into the log."""
+    LOG.info("output", extra={"child": pid, "stream": stream, "line": line})
 
 
 def start_engine(nursery: trio.Nursery, config: Config, store: Store, partitions: Sequence[int]) -> None:

@@ -1,0 +1,186 @@
+"""The template that children are forked from: ``python -m ffsuper.child.forkserver CONTROL_FD SETTINGS``.
+
+It imports the handlers once, so that a child is ready in milliseconds and shares their pages, and then only forks,
+reaps and reports. One thread, the standard library and the handlers.
+
+    supervisor --spawn n, with socket, stdout, stderr, death pipe--> fork server --fork--> child
+    supervisor <--spawned n, pid--                                  fork server
+    supervisor <--died pid, status, peak memory--                   fork server <--SIGCHLD--
+
+Who dies with whom: the fork server with the supervisor, because its control socket ends and because of its parent
+death signal; a child with the fork server, by its parent death signal; and a child with the supervisor directly,
+because its death pipe then ends and the kernel sends SIGKILL for that (``F_SETSIG``), even while user code holds the
+interpreter lock. A dead child is left unreaped until its process group has been killed, so that neither its process
+id nor its group can belong to anybody else at that moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ffsuper.child import registry, runtime
+
+PR_SET_PDEATHSIG = 1
+MESSAGE_BYTES = 4096
+DESCRIPTORS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the children load."""
+
+    modules: list[str]
+    python_path: list[str]
+    preload: bool
+
+
+def main() -> int:
+    """Serve until the control socket ends."""
+    die_with_parent(signal.SIGTERM)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = Settings(**json.loads(sys.argv[2]))
+    if settings.preload:
+        preload(settings)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: the collector must not touch, and so copy, the shared pages
+    ForkServer(control, settings).serve()
+    return 0
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the kernel for a signal when the parent dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+
+
+def preload(settings: Settings) -> None:
+    """Import the handlers; should that fail, leave it to the children, who report it."""
+    if runtime.load_handlers(settings.modules, settings.python_path) is not None:
+        registry.HANDLERS.clear()
+        for module in settings.modules:
+            sys.modules.pop(module, None)
+    if threading.active_count() > 1:
+        # A process with threads cannot be forked safely. Begin again without the user's modules.
+        print("handlers start threads when imported: not preloading them", file=sys.stderr, flush=True)  # noqa: T201
+        without = json.dumps({"modules": settings.modules, "python_path": settings.python_path, "preload": False})
+        os.execv(sys.executable, [sys.executable, "-m", "ffsuper.child.forkserver", sys.argv[1], without])
+
+
+class ForkServer:
+    """Forks on demand and reports deaths."""
+
+    def __init__(self, control: socket.socket, settings: Settings) -> None:
+        self._control = control
+        self._settings = settings
+        self._children: set[int] = set()
+        # SIGCHLD writes a byte here, so that the loop wakes up.
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Work until the control socket ends."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        control = self._control.fileno()
+        while True:
+            readable, _, _ = select.select([control, self._wake_read], [], [])
+            if self._wake_read in readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, MESSAGE_BYTES)
+            self._report_deaths()
+            if control in readable:
+                request, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, DESCRIPTORS)
+                if not request:
+                    return
+                self._spawn(json.loads(request)["spawn"], descriptors)
+
+    def _spawn(self, number: int, descriptors: list[int]) -> None:
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            become_child(server, descriptors, self._settings)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._children.add(pid)
+        self._tell({"spawned": number, "pid": pid})
+
+    def _report_deaths(self) -> None:
+        for pid in list(self._children):
+            died = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if died is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+            self._children.discard(pid)
+            self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss})
+
+    def _tell(self, message: dict[str, int]) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(json.dumps(message).encode())
+
+
+def become_child(server: int, descriptors: list[int], settings: Settings) -> NoReturn:
+    """Turn a fresh fork into a child: its own session, its own descriptors, and nothing of the server's."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(code)
+        messages, stdout, stderr, death = descriptors
+        take_outputs(stdout, stderr)
+        close_others(keep={messages, death})
+        die_at_end_of(death)
+        random.seed()
+        gc.enable()
+        code = runtime.run(socket.socket(fileno=messages), settings.modules, settings.python_path)
+    finally:
+        runtime.flush_output()
+        os._exit(code)
+
+
+def take_outputs(stdout: int, stderr: int) -> None:
+    """Read nothing, and write to the supervisor's pipes."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+
+
+def close_others(keep: set[int]) -> None:
+    """Close every descriptor but the standard ones and those to keep."""
+    low = 3
+    for descriptor in sorted(keep):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def die_at_end_of(death: int) -> None:
+    """Have the kernel kill this process when the other end of the pipe is closed."""
+    fcntl.fcntl(death, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(death, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(death, fcntl.F_SETFL, fcntl.fcntl(death, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    ended = select.poll()
+    ended.register(death, select.POLLHUP)
+    if ended.poll(0):
+        os._exit(70)  # it was closed before anybody watched
+
+
+if __name__ == "__main__":
+    sys.exit(main())

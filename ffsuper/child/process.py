@@ -1,0 +1,411 @@
+"""Child processes as the supervisor sees them: spawned, spoken to, signalled, and seen dead.
+
+A child is known by a pidfd, so a signal can never reach another process that got its number. It counts as dead when
+the fork server has reaped it, after killing its process group; what it sent before is still received.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from ffsuper.child import codec
+from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
+from ffsuper.messages import Death, FromChild, HandlerSettings, Interrupt, InterruptReason, Ready, ToChild, Unfit
+from ffsuper.sansio import frame
+
+READ_BYTES = 1 << 16
+CONTROL_BYTES = 4096
+LAST_LINES = 50
+# A longer line of output is cut into several.
+LINE_BYTES = 2_000
+# After a death: for output that is still in the pipes, unless somebody else holds them open.
+OUTPUT_S = 0.2
+# A child that is asked to go may take this long.
+LEAVE_S = 1.0
+SERVER_LEAVE_S = 2.0
+INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+INHERITED_PREFIXES = ("LC_", "PYTHON")
+
+OnOutput = Callable[[int, str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ForkServerSettings:
+    """What children are made with.
+
+    Attributes:
+        handlers: modules that register the handlers.
+        python_path: folders put before ``sys.path``.
+        preload: import them once in the fork server.
+        boot_timeout_s: a child that is not ready by then is killed.
+        environment: variables besides PATH, HOME, LANG, LC_*, TZ, TMPDIR and PYTHON*.
+    """
+
+    handlers: tuple[str, ...]
+    python_path: tuple[Path, ...] = ()
+    preload: bool = True
+    boot_timeout_s: float = 30.0
+    environment: Mapping[str, str] | None = None
+
+
+@asynccontextmanager
+async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) -> AsyncIterator[ForkServer]:
+    """Run a fork server while the block lasts; afterwards no child is left.
+
+    Args:
+        on_output: called with process id, ``stdout`` or ``stderr``, and a line, for all that children print.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        process = start_fork_server(settings, theirs)
+        try:
+            async with trio.open_nursery() as nursery:
+                server = ForkServer(ours, nursery, settings.boot_timeout_s, on_output)
+                nursery.start_soon(server.hear)
+                yield server
+                nursery.cancel_scope.cancel()
+        finally:
+            ours.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(end_fork_server, process)
+
+
+def start_fork_server(settings: ForkServerSettings, control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the fork server's process; in the main thread, for its death signal is tied to the thread."""
+    loads = {
+        "modules": list(settings.handlers),
+        "python_path": [str(folder) for folder in settings.python_path],
+        "preload": settings.preload,
+    }
+    with control:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ffsuper.child.forkserver", str(control.fileno()), json.dumps(loads)],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if has_descriptor(sys.stderr) else subprocess.DEVNULL,
+            pass_fds=[control.fileno()],
+            env=child_environment(settings.environment or {}),
+            start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor alone
+        )
+
+
+def has_descriptor(stream: object) -> bool:
+    """Tell whether a stream can be inherited."""
+    try:
+        stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def child_environment(added: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of all children: what programs need, what was configured, and nothing secret."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    return inherited | dict(added)
+
+
+def end_fork_server(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the fork server has seen its control socket end; kill it if it does not."""
+    try:
+        process.wait(SERVER_LEAVE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class ForkServer:
+    """The supervisor's side of the fork server."""
+
+    def __init__(
+        self, control: socket.socket, nursery: trio.Nursery, boot_timeout_s: float, on_output: OnOutput
+    ) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._nursery = nursery
+        self._boot_timeout_s = boot_timeout_s
+        self._on_output = on_output
+        self._spawned = 0
+        self._births: dict[int, trio.MemorySendChannel[int]] = {}
+        self._children: dict[int, Child] = {}
+        self._ended = False
+
+    async def spawn(self) -> Child:
+        """Return a child that has loaded the handlers and waits for work.
+
+        Raises:
+            HandlersError: the handlers do not load.
+            ChildError: the child died or was not ready in time, or the fork server is gone.
+        """
+        child = await self._fork()
+        try:
+            with trio.fail_after(self._boot_timeout_s):
+                await child.boot()
+        except BaseException as error:
+            child.kill()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
+                await child.aclose()
+            if isinstance(error, trio.TooSlowError):
+                raise ChildError(f"child {child.pid} was not ready within {self._boot_timeout_s:g} s") from None
+            raise
+        return child
+
+    async def _fork(self) -> Child:
+        """Ask for a child and wait for its process id."""
+        if self._ended:
+            raise ChildError("the fork server has ended")
+        messages, messages_theirs = socket.socketpair()
+        with contextlib.ExitStack() as theirs:
+            theirs.enter_context(messages_theirs)
+            stdout, stderr, death = (pipe_for_child(theirs, ours_reads=reads) for reads in (True, True, False))
+            self._spawned += 1
+            number = self._spawned
+            # One message: the birth is told without waiting.
+            birth_send, birth = trio.open_memory_channel[int](1)
+            self._births[number] = birth_send
+            passed = [messages_theirs.fileno(), stdout.theirs, stderr.theirs, death.theirs]
+            await self._ask({"spawn": number}, passed)
+        try:
+            pid = await birth.receive()
+        except BaseException as error:
+            messages.close()
+            for pipe in (stdout, stderr, death):
+                os.close(pipe.ours)
+            if isinstance(error, trio.EndOfChannel):
+                raise ChildError("the fork server ended instead of making a child") from None
+            raise
+        child = Child(pid, messages, death.ours)
+        self._children[pid] = child
+        child.outputs_left = 2
+        for name, pipe in (("stdout", stdout), ("stderr", stderr)):
+            self._nursery.start_soon(child.read_output, name, pipe.ours, self._on_output)
+        return child
+
+    async def _ask(self, request: Mapping[str, int], descriptors: list[int]) -> None:
+        data = json.dumps(request).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        while True:
+            try:
+                self._control.sendmsg([data], rights)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
+            except (BrokenPipeError, ConnectionResetError):
+                raise ChildError("the fork server has ended") from None
+            else:
+                return
+
+    async def hear(self) -> None:
+        """Take the fork server's reports until it ends."""
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                report = self._control.recv(CONTROL_BYTES)
+            except ConnectionResetError:
+                report = b""
+            if not report:
+                break
+            self._note(json.loads(report))
+        # Its children die with it, by their death signal; nobody is left to say how.
+        self._ended = True
+        for birth in self._births.values():
+            birth.close()
+        for child in list(self._children.values()):
+            await child.note_death(exit_code=None, by_signal=signal.SIGKILL, peak_memory_bytes=0)
+
+    def _note(self, report: Mapping[str, int]) -> None:
+        if "spawned" in report:
+            self._births.pop(report["spawned"]).send_nowait(report["pid"])
+            return
+        child = self._children.pop(report["died"], None)
+        if child is not None:
+            code = os.waitstatus_to_exitcode(report["status"])
+            self._nursery.start_soon(
+                child.note_death,
+                code if code >= 0 else None,
+                -code if code < 0 else None,
+                report["peak_memory_kib"] * 1024,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """The two ends of a pipe."""
+
+    ours: int
+    theirs: int
+
+
+def pipe_for_child(theirs: contextlib.ExitStack, *, ours_reads: bool) -> Pipe:
+    """Make a pipe whose far end is closed here when ``theirs`` is left."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pipe = Pipe(read, write) if ours_reads else Pipe(write, read)
+    theirs.callback(os.close, pipe.theirs)
+    return pipe
+
+
+class Child:
+    """One child process.
+
+    Attributes:
+        handlers: what its modules have registered, by execution kind.
+    """
+
+    def __init__(self, pid: int, messages: socket.socket, death_pipe: int) -> None:
+        self.pid = pid
+        self.handlers: Mapping[str, HandlerSettings] = {}
+        self.outputs_left = 0
+        messages.setblocking(False)
+        self._plain_socket = messages
+        self._messages = trio.socket.from_stdlib_socket(messages)
+        self._decoder = frame.Decoder()
+        self._death_pipe = death_pipe
+        try:
+            self._pidfd: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = None  # dead and reaped already; the report is on its way
+        self._death: Death | None = None
+        self._dead = trio.Event()
+        self._outputs_read = trio.Event()
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    async def boot(self) -> None:
+        """Wait until the child is ready.
+
+        Raises:
+            HandlersError: the handlers do not load.
+            ChildError: it died instead.
+        """
+        try:
+            message = await self.receive()
+        except RemoteProtocolError as error:
+            raise ChildError(f"child {self.pid} spoke nonsense while starting: {error}") from None
+        match message:
+            case Ready(handlers):
+                self.handlers = {one.execution_kind: one for one in handlers}
+            case Unfit(reason, traceback):
+                raise HandlersError(f"{reason}\n{traceback}".strip())
+            case None:
+                death = await self.wait_dead()
+                how = f"signal {death.signal}" if death.signal is not None else f"exit code {death.exit_code}"
+                raise ChildError("\n".join([f"child {self.pid} died while starting, {how}", *death.last_output]))
+            case _:
+                raise ChildError(f"child {self.pid} sent {type(message).__name__} before it was ready")
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its death is confirmed."""
+        return self._dead.is_set()
+
+    async def send(self, message: ToChild) -> None:
+        """Send a message; one that cannot arrive any more is dropped, for the death is the news then."""
+        data = memoryview(frame.encode(codec.to_frame(message)))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while data:
+                data = data[await self._messages.send(data) :]
+
+    async def receive(self) -> FromChild | None:
+        """Return what the child says next; None when it has said its last.
+
+        Raises:
+            RemoteProtocolError: what it says is no message. The child can only be killed.
+        """
+        while (received := self._decoder.next_frame()) is None:
+            try:
+                data = await self._messages.recv(READ_BYTES)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._decoder.end()
+                return None
+            self._decoder.feed(data)
+        return codec.from_child(received)
+
+    def interrupt(self, execution_id: str, reason: InterruptReason) -> None:
+        """Raise inside the running handler, if it lets itself be interrupted. Never waits."""
+        data = frame.encode(codec.to_frame(Interrupt(execution_id, reason)))
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self._plain_socket.send(data)
+            self._signal(signal.SIGURG)
+
+    def dump_stacks(self) -> None:
+        """Have all threads' stacks written to the child's stderr; works whatever the interpreter is doing."""
+        self._signal(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """Kill the child; its death is confirmed later."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    async def wait_dead(self) -> Death:
+        """Return how the child ended, once it is reaped."""
+        await self._dead.wait()
+        assert self._death is not None
+        return self._death
+
+    async def aclose(self) -> None:
+        """Let the child go: it leaves by itself when nothing more will come, or is killed."""
+        with contextlib.suppress(OSError):
+            self._plain_socket.shutdown(socket.SHUT_WR)
+        try:
+            with trio.move_on_after(LEAVE_S):
+                await self.wait_dead()
+            self.kill()
+            await self.wait_dead()
+        finally:
+            self._messages.close()
+
+    async def note_death(self, exit_code: int | None, by_signal: int | None, peak_memory_bytes: int) -> None:
+        """Take the report of the fork server, once the child's last output is read."""
+        if self._death is not None:
+            return
+        with trio.move_on_after(OUTPUT_S):
+            await self._outputs_read.wait()
+        self._death = Death(self.pid, exit_code, by_signal, peak_memory_bytes, tuple(self._last_lines))
+        self._dead.set()
+        # Descendants may hold the other end: say the end ourselves. What is in the buffer is still received.
+        with contextlib.suppress(OSError):
+            self._plain_socket.shutdown(socket.SHUT_RDWR)
+        os.close(self._death_pipe)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    async def read_output(self, name: str, descriptor: int, on_output: OnOutput) -> None:
+        """Read a pipe to its end, line by line."""
+        rest = b""
+        async with trio.lowlevel.FdStream(descriptor) as stream:
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                while len(rest) > LINE_BYTES:
+                    lines.append(rest[:LINE_BYTES])
+                    rest = rest[LINE_BYTES:]
+                for line in lines:
+                    self._keep(name, line, on_output)
+        if rest:
+            self._keep(name, rest, on_output)
+        self.outputs_left -= 1
+        if not self.outputs_left:
+            self._outputs_read.set()
+
+    def _keep(self, name: str, line: bytes, on_output: OnOutput) -> None:
+        text = line[:LINE_BYTES].decode(errors="replace")
+        self._last_lines.append(text)
+        on_output(self.pid, name, text)
