@@ -191,11 +191,11 @@ def run_worker(options: argparse.Namespace) -> int:
         parser().error("--config FILE is needed to run the worker; see --help for the subcommands")
     import trio
 
-    from ffsuper import config, logs, supervisor
+    from ffsuper import config_loader, logs, supervisor
     from ffsuper.store import embedded
     from ffsuper.store.store import prepare
 
-    settings = config.load(options.config, os.environ).config
+    settings = config_loader.load(options.config, os.environ).config
     logs.set_up(settings.log)
     with embedded.reachable(settings.store) as store:
         counts = prepare(store)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ffsuper import config
+from ffsuper import config_loader
 from ffsuper.client import Client, Execution
 from ffsuper.config import StoreConfig
 from ffsuper.errors import InvalidRequestError
@@ -19,8 +19,8 @@ from ffsuper.errors import InvalidRequestError
 
 def check(path: Path) -> None:
     """Print every setting with its value and where it came from."""
-    loaded = config.load(path, os.environ)
-    rows = config.describe(loaded)
+    loaded = config_loader.load(path, os.environ)
+    rows = config_loader.describe(loaded)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for place, value, origin in rows:
         print(f"{place:{widths[0]}}  {value:{widths[1]}}  {origin}")
@@ -31,7 +31,7 @@ def open_client(options: argparse.Namespace) -> Client:
     if options.store is not None:
         return Client(options.store)
     if options.config is not None:
-        return Client(config.load(options.config, os.environ).config.store)
+        return Client(config_loader.load(options.config, os.environ).config.store)
     return Client(
         StoreConfig(
             url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),

@@ -1,10 +1,19 @@
-"""worker.toml and environment to frozen classes. Nothing else reads settings."""
+"""The settings as frozen classes, each of which refuses values that cannot work; ``config_loader`` fills them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
+
+from ffsuper import config_rules as rules
+from ffsuper.config_rules import Checks
+
+# Bounds are there to catch a wrong unit or a slip, not to say what is wise.
+HOUR_MS = 3_600_000
+DAY_S = 86_400.0
+YEAR_S = 366 * DAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,9 +24,9 @@ class WorkerConfig:
         id: logical worker; grants are made out to it. All instances of one pool share it.
         instance_id: this process; one live process per name. Default: ``<id>@<host name>``.
         lanes: the lanes whose executions it claims, taken in turn.
-        capabilities: tokens that executions may require; sorted and without duplicates once loaded.
-        handlers: importable modules that register the handlers.
-        python_path: folders put before ``sys.path`` in the children, relative to the file.
+        capabilities: tokens that executions may require; in byte order and without duplicates once loaded.
+        handlers: importable modules that register the handlers; at least one once loaded.
+        python_path: folders put before ``sys.path`` in the children; absolute once loaded.
     """
 
     id: str = "ffsuper"
@@ -27,20 +36,29 @@ class WorkerConfig:
     handlers: tuple[str, ...] = ()
     python_path: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        with Checks(self, "worker") as check:
+            check.all_of("id", rules.name_mistakes(self.id))
+            if self.instance_id:
+                check.all_of("instance_id", rules.name_mistakes(self.instance_id))
+            check.items("lanes", rules.lane_mistakes(self.lanes))
+            check.items("capabilities", rules.capability_mistakes(self.capabilities))
+            check.items("handlers", rules.module_mistakes(self.handlers))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
     """Section ``[store]``: where the executions are kept.
 
     Attributes:
-        url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded``.
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded``; never with a password.
         username: ACL user; empty for the default one.
         password: from ``password_file``, the credential ``store_password`` or the environment; never from the file.
         password_file: a file whose first line is the password.
         tls_ca_file: certificates to trust, for ``rediss://``; the system's when absent.
         tls_cert_file: our certificate, where the server asks for one.
-        tls_key_file: its key.
-        data_dir: where the embedded store keeps its data, relative to the file.
+        tls_key_file: its key, unless the certificate's file has it.
+        data_dir: where the embedded store keeps its data; absolute once loaded.
         timeout_s: how long one call may take, connecting included.
         library: ``auto`` loads missing or older libraries of ours; ``replace`` also replaces a foreign ``flowfabric``
             library; ``never`` loads nothing.
@@ -57,6 +75,18 @@ class StoreConfig:
     timeout_s: float = 5.0
     library: Literal["auto", "replace", "never"] = "auto"
 
+    def __post_init__(self) -> None:
+        with Checks(self, "store") as check:
+            check.all_of("url", rules.url_mistakes(self.url))
+            if self.username:
+                check.all_of("username", rules.name_mistakes(self.username))
+            check.between("timeout_s", 0.001, 3_600.0)
+            for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+                encrypted = getattr(self, key) is None or self.url.startswith("rediss://")
+                check.related(key, ["url"], fits=encrypted, text="needs a url that begins with rediss://")
+            certified = self.tls_key_file is None or self.tls_cert_file is not None
+            check.related("tls_key_file", ["tls_cert_file"], fits=certified, text="needs tls_cert_file beside it")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseConfig:
@@ -69,6 +99,13 @@ class LeaseConfig:
 
     ttl_ms: int = 30_000
     margin_ms: int = 2_000
+
+    def __post_init__(self) -> None:
+        with Checks(self, "lease") as check:
+            check.between("ttl_ms", 1_000, 24 * HOUR_MS)
+            check.between("margin_ms", 1, 8 * HOUR_MS)
+            text = f"must be at most a third of ttl_ms, which is {self.ttl_ms // 3}, got {self.margin_ms}"
+            check.related("margin_ms", ["ttl_ms"], fits=3 * self.margin_ms <= self.ttl_ms, text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +121,18 @@ class ClaimConfig:
     poll_interval_ms: int = 200
     unknown_kind: Literal["leave", "fail"] = "leave"
 
+    def __post_init__(self) -> None:
+        with Checks(self, "claim") as check:
+            check.between("poll_interval_ms", 1, HOUR_MS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildrenConfig:
     """Section ``[children]``: the processes that run the handlers.
 
     Attributes:
-        count: child processes; each runs one execution at a time. Default: the number of cores.
+        count: child processes; each runs one execution at a time. 0, the default, becomes the number of usable cores
+            once loaded.
         preload: import the handlers once and fork, so that children start fast and share their pages.
         timeout_s: a handler is interrupted after this time unless its registration says otherwise; 0 for never.
         grace_s: time between interrupting a handler and killing its child.
@@ -107,7 +149,17 @@ class ChildrenConfig:
     boot_timeout_s: float = 30.0
     max_restarts: int = 20
     restart_window_s: float = 60.0
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        with Checks(self, "children") as check:
+            check.between("count", 0, 4_096)
+            check.between("timeout_s", 0.0, YEAR_S)
+            check.between("grace_s", 0.0, DAY_S)
+            check.between("boot_timeout_s", 0.1, DAY_S)
+            check.between("max_restarts", 0, 1_000_000)
+            check.between("restart_window_s", 0.1, YEAR_S)
+            check.items("environment", rules.environment_mistakes(self.environment))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +172,18 @@ class DrainConfig:
 
     timeout_s: float = 60.0
 
+    def __post_init__(self) -> None:
+        with Checks(self, "drain") as check:
+            check.between("timeout_s", 0.0, YEAR_S)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Section ``[engine]``: the sweeps that make time pass.
 
     Attributes:
-        enabled: run them in this process; the default is true for the embedded store only.
+        enabled: run them in this process. None, the default, becomes true for the embedded store and false for others
+            once loaded.
         delayed_interval_ms: between looks for delayed executions that have fallen due.
         lease_expiry_interval_ms: between looks for leases that ran out.
     """
@@ -134,6 +191,11 @@ class EngineConfig:
     enabled: bool | None = None
     delayed_interval_ms: int = 500
     lease_expiry_interval_ms: int = 500
+
+    def __post_init__(self) -> None:
+        with Checks(self, "engine") as check:
+            check.between("delayed_interval_ms", 1, HOUR_MS)
+            check.between("lease_expiry_interval_ms", 1, HOUR_MS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +213,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole of worker.toml."""
+    """The whole of worker.toml, a field for each section."""
 
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -161,3 +223,6 @@ class Config:
     drain: DrainConfig = field(default_factory=DrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+SECTIONS: Mapping[str, type[Any]] = get_type_hints(Config)

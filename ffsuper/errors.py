@@ -5,6 +5,9 @@ A class exists because some handler treats it apart. Its docstring says whose fa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class FfsuperError(Exception):
     """Root of all errors that ffsuper raises on purpose."""
@@ -20,6 +23,33 @@ class ConfigError(FfsuperError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong with one setting.
+
+    Attributes:
+        item: which part of the value: ``[2]`` of a list, ``.NAME`` of a table; empty for all of it.
+        depends_on: other settings of the section without which this would be no mistake.
+    """
+
+    key: str
+    text: str
+    item: str = ""
+    depends_on: tuple[str, ...] = ()
+
+
+class SectionError(ConfigError):
+    """The operator's: settings of one section are wrong. The loader adds where each value came from.
+
+    Attributes:
+        mistakes: at least one.
+    """
+
+    def __init__(self, section: str, mistakes: Sequence[Mistake]) -> None:
+        super().__init__([f"[{section}] {mistake.key}{mistake.item}: {mistake.text}" for mistake in mistakes])
+        self.mistakes = tuple(mistakes)
 
 
 class StoreError(FfsuperError):

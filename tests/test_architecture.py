@@ -18,7 +18,10 @@ LAYERS = (
     ("client",),
     ("store", "child", "channels", "logs", "clock"),
     ("sansio",),
-    ("messages", "config"),
+    ("messages", "config_loader"),
+    ("config_converter",),
+    ("config",),
+    ("config_rules",),
     ("errors",),
 )
 # Within these, modules may import one another.

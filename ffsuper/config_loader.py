@@ -1,0 +1,247 @@
+"""worker.toml and the environment to a ``Config``, or to all that is wrong with them at once.
+
+A value is known by its place, as in ``[lease] ttl_ms``. Its origin is the file, a variable, a credential, or nothing:
+then it is the default.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ffsuper.config import SECTIONS, Config, StoreConfig
+from ffsuper.config_converter import better_place, build, from_text, keys_of, strict_converter, suggestion
+from ffsuper.config_rules import bare, quoted, shown
+from ffsuper.errors import ConfigError, Mistake
+
+PASSWORD_VARIABLE = "FFSUPER_STORE_PASSWORD"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+CREDENTIAL = "store_password"
+
+DEFAULT = "default"
+MASK = "********"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be run.
+
+    Attributes:
+        config: every value resolved, with nothing left to look up.
+        origins: place to the file, variable or credential that the value is from; defaults are absent.
+    """
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+class Reading:
+    """What has been read so far: each section's values, the origin of each, and all that is wrong.
+
+    Attributes:
+        file: the name of worker.toml in messages.
+        values: section to key to value, as TOML has it.
+        origins: see ``Loaded``.
+        problems: see ``ConfigError``.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self.origins: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def take_document(self, document: Mapping[str, Any]) -> None:
+        """Take over what the file says."""
+        for name, content in document.items():
+            if name in SECTIONS and isinstance(content, dict):
+                self.values[name] = dict(content)
+                self.origins.update({place(name, key): self.file for key in content})
+            elif name in SECTIONS:
+                self.problems.append(f"{self.file}: [{name}]: must be a table, got {shown(content)}")
+            elif isinstance(content, dict):
+                near = suggestion(name, tuple(SECTIONS))
+                self.problems.append(f"{self.file}: [{bare(name)}]: unknown section{near}")
+            else:
+                near = better_place("worker", name)
+                self.problems.append(f"{self.file}: {bare(name)}: unknown key outside of any section{near}")
+        if self.values["store"].pop("password", None) is not None:
+            text = "must not be in the file: put the password into a file of its own and name that in password_file"
+            self.note("store", [Mistake("password", text)])
+
+    def take_variables(self, environ: Mapping[str, str]) -> None:
+        """Let the environment override the file."""
+        known = {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
+        beginnings = tuple(variable(section, "") for section in SECTIONS)
+        for name, text in sorted(environ.items()):
+            if name in known:
+                section, key = known[name]
+                self.values[section][key] = from_text(text, get_type_hints(SECTIONS[section])[key])
+                self.origins[place(section, key)] = name
+            elif name.startswith(beginnings) and name != PASSWORD_VARIABLE:
+                near = get_close_matches(name, [*known, PASSWORD_VARIABLE], n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                self.problems.append(f"{bare(name)}: unknown variable{meant}")
+
+    def note(self, section: str, mistakes: Sequence[Mistake]) -> None:
+        """Put mistakes into sentences that begin where the value came from."""
+        for mistake in mistakes:
+            self.problems.append(f"{self.where(section, mistake.key)}{mistake.item}: {mistake.text}")
+
+    def where(self, section: str, key: str) -> str:
+        """Return where the value is to be mended: a variable, or a place in the file."""
+        name, at = variable(section, key), place(section, key)
+        return name if self.origins.get(at) == name else f"{self.file}: {at}"
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """Read worker.toml and the environment's overrides.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    reading = Reading(str(path))
+    reading.take_document(read_document(path))
+    reading.take_variables(environ)
+    folder = path.parent.absolute()
+    converter = strict_converter(folder)
+    sections: dict[str, Any] = {}
+    reading.note("worker", missing_in_worker(reading.values["worker"]))
+    for section in SECTIONS:
+        sections[section], mistakes = build(converter, section, reading.values[section])
+        reading.note(section, mistakes)
+    password = "" if sections["store"] is None else read_password(sections["store"], environ, reading)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return Loaded(resolved(Config(**sections), folder, password), reading.origins)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Parse the file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: cannot be read: {getattr(error, 'strerror', error)}"]) from None
+    try:
+        text = content.decode()
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}: is not UTF-8 text at line {line}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        end = f"at line {text.count(chr(10)) + 1}, column {len(text) - text.rfind(chr(10))}, the end of the file"
+        raise ConfigError([f"{path}: {str(error).replace('at end of document', end)}"]) from None
+    except ValueError:
+        raise ConfigError([f"{path}: a number in it has too many digits"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: arrays or tables in it are nested too deeply"]) from None
+
+
+def missing_in_worker(values: Mapping[str, Any]) -> list[Mistake]:
+    """Return what must be given, since its default is only a place to put it."""
+    mistakes = []
+    if values.get("handlers", []) == []:
+        mistakes.append(Mistake("handlers", 'must name at least one module with handlers, as in ["app.handlers"]'))
+    if values.get("instance_id") == "":
+        mistakes.append(Mistake("instance_id", "must not be empty; leave it out for <id>@<host name>"))
+    return mistakes
+
+
+def read_password(store: StoreConfig, environ: Mapping[str, str], reading: Reading) -> str:
+    """Return the password from the first place that has one; empty when none has."""
+    credential = Path(environ.get(CREDENTIALS_VARIABLE, ""), CREDENTIAL)
+    if store.password_file is not None:
+        origin = reading.where("store", "password_file")
+        password = first_line(store.password_file, origin, reading.problems)
+    elif credential.is_absolute() and os.path.lexists(credential):
+        origin = f"credential {CREDENTIAL}"
+        password = first_line(credential, origin, reading.problems)
+    else:
+        origin = PASSWORD_VARIABLE
+        password = environ.get(PASSWORD_VARIABLE, "")
+        if any(unicodedata.category(character) == "Cs" for character in password):
+            reading.problems.append(f"{origin}: is not UTF-8 text")
+    if password:
+        reading.origins[place("store", "password")] = origin
+    return password
+
+
+def first_line(file: Path, origin: str, problems: list[str]) -> str:
+    """Return the first line of a file with a secret, or add to the problems."""
+    try:
+        line = file.read_text("utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        problems.append(f"{origin}: {quoted(str(file))} cannot be read: {why}")
+        return ""
+    if not line:
+        problems.append(f"{origin}: the first line of {quoted(str(file))} is empty")
+    return line
+
+
+def resolved(config: Config, folder: Path, password: str) -> Config:
+    """Return the configuration with what only this machine can tell, and in its final form."""
+    worker, store, children, engine = config.worker, config.store, config.children, config.engine
+    embedded = store.url == "embedded"
+    return replace(
+        config,
+        worker=replace(
+            worker,
+            instance_id=worker.instance_id or f"{worker.id}@{socket.gethostname()}",
+            capabilities=tuple(sorted(set(worker.capabilities), key=str.encode)),
+        ),
+        store=replace(store, password=password, data_dir=folder / store.data_dir),
+        children=replace(children, count=children.count or len(os.sched_getaffinity(0))),
+        engine=replace(engine, enabled=embedded if engine.enabled is None else engine.enabled),
+    )
+
+
+def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return every setting as ``(place, value, origin)``, as TOML would have it, secrets masked."""
+    rows = []
+    for section in SECTIONS:
+        settings = getattr(loaded.config, section)
+        for field in fields(settings):
+            where = place(section, field.name)
+            value = getattr(settings, field.name)
+            if (section, field.name) == ("store", "password"):
+                value = value and MASK
+            elif (section, field.name) == ("children", "environment"):
+                value = dict.fromkeys(value, MASK)
+            rows.append((where, toml_text(value), loaded.origins.get(where, DEFAULT)))
+    return rows
+
+
+def toml_text(value: Any) -> str:
+    """Return a resolved value as TOML writes it; an absent one as an empty string."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case tuple():
+            return f"[{', '.join(toml_text(item) for item in value)}]"
+        case dict():
+            return f"{{{', '.join(f'{bare(key)} = {toml_text(item)}' for key, item in value.items())}}}"
+    return quoted("" if value is None else str(value))
+
+
+def place(section: str, key: str) -> str:
+    """Return how a setting is called in messages."""
+    return f"[{section}] {bare(key)}"
+
+
+def variable(section: str, key: str) -> str:
+    """Return the environment variable that overrides a setting."""
+    return f"FFSUPER_{section}_{key}".upper()
