@@ -42,9 +42,9 @@ async def running_proxy(folder: Path, server: Path) -> AsyncIterator[Proxy]:
 
             async def requests() -> None:
                 async for data in client:
-                    if proxy.lose_reply_to is not None and proxy.lose_reply_to(data):
+                    if proxy.lose_reply_to is not None and proxy.lose_reply_to(bytes(data)):
                         proxy.lose_reply_to = None
-                        proxy.lost.append(data)
+                        proxy.lost.append(bytes(data))
                         losing.set()
                     await upstream.send_all(data)
                 nursery.cancel_scope.cancel()

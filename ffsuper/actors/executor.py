@@ -270,9 +270,9 @@ async def deliver(outcomes: Outcomes, claim: Claim, outcome: Outcome, *, doubt: 
             await outage.wait(error)
         except StoreError as error:
             LOG.error("outcome not stored", extra={**told(claim), "error": error, "outcome": named(outcome)})
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, Failed) and not outcome.retryable:
                 return
-            outcome = Failed(f"the outcome could not be stored: {error}", "result")
+            outcome = Failed(f"the outcome could not be stored: {error}", "result", retryable=False)
         else:
             break
     outage.over()

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+
+from ffsuper.actors import executor
+from ffsuper.channels import Assignment, LeaseEnd, LeaseNews, Release, Slot
+from ffsuper.config import ChildrenConfig
+from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
+from ffsuper.messages import Claim, Completed, Deferred, ExecutionId, Failed, FromChild, Progress, Ready, Start
+from tests.fake_children import Behaviour, FakeChild, FakeForkServer
+from tests.fakes import HOUR_S, FakeStore, Record, candidate
+
+KINDS: dict[str, float | None] = {"job": None, "short": 30.0}
+
+
+async def echo(child: FakeChild, start: Start) -> None:
+    child.say(Completed(start.payload))
+
+
+async def hang(child: FakeChild, start: Start) -> None:
+    await trio.sleep_forever()
+
+
+@dataclass
+class Rig:
+    """An executor and all that is around it."""
+
+    store: FakeStore
+    fork_server: FakeForkServer
+    slots: trio.MemoryReceiveChannel[Slot]
+    leases: trio.MemoryReceiveChannel[LeaseNews]
+    executor: trio.CancelScope
+
+    async def assign(
+        self, kind: str = "job", payload: bytes = b""
+    ) -> tuple[Record, trio.MemorySendChannel[LeaseEnd]]:
+        """Claim an execution and hand it to the slot that is offered."""
+        slot = await self.slots.receive()
+        execution: ExecutionId = self.store.add(len(self.store.records) + 1, kind, payload)
+        (claim,) = await self.store.claims.claim([candidate(self.store.records[execution])])
+        assert isinstance(claim, Claim)
+        end_send, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        await slot.assignments.send(Assignment(claim, end_receive))
+        return self.store.records[execution], end_send
+
+    async def finished(self) -> None:
+        """Wait until the executor has released the lease."""
+        assert isinstance(await self.leases.receive(), Release)
+
+
+@asynccontextmanager
+async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIterator[Rig]:
+    store = FakeStore(lease_ttl_s=1000.0)  # nobody renews here
+    slots_send, slots = trio.open_memory_channel[Slot](0)
+    leases_send, leases = trio.open_memory_channel[LeaseNews](0)
+    children = ChildrenConfig(count=1, **settings)  # type: ignore[arg-type]
+    with trio.fail_after(HOUR_S):
+        async with trio.open_nursery() as nursery:
+            fork_server = FakeForkServer(nursery, behaviour, KINDS)
+            scope = trio.CancelScope()
+
+            async def run() -> None:
+                with scope:
+                    await executor.run(fork_server, None, store.outcomes, slots_send, leases_send, children)
+
+            nursery.start_soon(run)
+            yield Rig(store, fork_server, slots, leases, scope)
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_execution_is_run_delivered_and_released(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        record, _ = await rig.assign(payload=b"\x00\xff")
+        await rig.finished()
+        assert (record.state, record.result) == ("completed", b"\x00\xff")
+
+
+async def test_one_child_runs_execution_after_execution(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        for _ in range(3):
+            await rig.assign()
+            await rig.finished()
+        assert len(rig.fork_server.children) == 1
+
+
+async def test_no_slot_is_offered_while_an_execution_runs(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang) as rig:
+        await rig.assign()
+        with trio.move_on_after(100):
+            await rig.slots.receive()
+            pytest.fail("a slot was offered")
+
+
+async def test_progress_is_recorded_while_the_handler_runs(autojump_clock: trio.testing.MockClock) -> None:
+    async def reports(child: FakeChild, start: Start) -> None:
+        child.say(Progress(50, "half way"))
+        child.say(Completed(b""))
+
+    async with executing(reports) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.progress == [Progress(50, "half way")]
+
+
+@pytest.mark.parametrize("outcome", [Failed("no", "exception"), Deferred(123)])
+async def test_other_outcomes_are_delivered_too(
+    outcome: Failed | Deferred, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def comes_to(child: FakeChild, start: Start) -> None:
+        child.say(outcome)
+
+    async with executing(comes_to) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.state == ("failed" if isinstance(outcome, Failed) else "delayed")
+
+
+async def test_a_crash_fails_the_attempt_at_once_with_the_childs_last_words(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def crashes(child: FakeChild, start: Start) -> None:
+        child.die(by_signal=11)
+
+    async with executing(crashes) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.failure == Failed("child 1000 was killed by SIGSEGV\nits last words", "crash")
+        assert trio.current_time() == 0
+        await rig.slots.receive()
+        assert len(rig.fork_server.children) == 2
+
+
+async def test_a_child_that_died_idle_is_replaced_before_the_execution_starts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        await trio.testing.wait_all_tasks_blocked()
+        rig.fork_server.children[0].die(by_signal=9)
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert (record.state, len(rig.fork_server.children)) == ("completed", 2)
+
+
+@pytest.mark.parametrize("nonsense", [Ready(()), RemoteProtocolError("garbage")])
+async def test_a_child_that_speaks_nonsense_is_killed_and_the_attempt_fails(
+    nonsense: FromChild | Exception, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def babbles(child: FakeChild, start: Start) -> None:
+        if isinstance(nonsense, Exception):
+
+            async def receive() -> None:
+                await trio.lowlevel.checkpoint()
+                raise nonsense
+
+            child.receive = receive  # type: ignore[method-assign]
+        else:
+            child.say(nonsense)
+        child.say(Progress(1, ""))
+
+    async with executing(babbles) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.failure is not None
+        assert record.failure.category == "crash"
+        assert "speaking nonsense" in record.failure.reason
+        assert "kill" in rig.fork_server.children[0].done_to_it
+
+
+async def test_an_unregistered_kind_fails_without_a_retry(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        record, _ = await rig.assign(kind="mystery")
+        await rig.finished()
+        assert record.failure == Failed(
+            "no handler is registered for kind 'mystery'", "unknown_kind", retryable=False
+        )
+
+
+async def test_an_overrunning_handler_is_interrupted_and_may_still_end_by_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def obeys(child: FakeChild, start: Start) -> None:
+        await child.interrupted.wait()
+        child.say(Failed("SoftTimeout", "timeout"))
+
+    async with executing(obeys) as rig:
+        record, _ = await rig.assign(kind="short")
+        await rig.finished()
+        assert (trio.current_time(), record.failure) == (30.0, Failed("SoftTimeout", "timeout"))
+        assert rig.fork_server.children[0].done_to_it == ["interrupt timeout"]
+
+
+async def test_one_that_does_not_obey_is_shown_and_killed(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang, grace_s=5.0) as rig:
+        record, _ = await rig.assign(kind="short")
+        await rig.finished()
+        assert rig.fork_server.children[0].done_to_it == ["interrupt timeout", "dump", "kill"]
+        assert trio.current_time() == pytest.approx(35.2)
+        assert record.failure is not None
+        assert record.failure.category == "timeout"
+
+
+async def test_the_configured_timeout_is_for_handlers_that_name_none(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang, timeout_s=10.0, grace_s=1.0) as rig:
+        await rig.assign(kind="job")
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(11.2)
+
+
+async def test_a_lost_lease_kills_the_child_and_delivers_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang) as rig:
+        _, lease_end = await rig.assign()
+        await trio.sleep(7)
+        lease_end.send_nowait(LeaseEnd("stale_lease"))
+        await rig.finished()
+        assert trio.current_time() == 7
+        assert rig.fork_server.children[0].done_to_it == ["kill"]
+        assert "deliver" not in rig.store.calls
+        await rig.slots.receive()
+
+
+async def test_an_outcome_waits_for_the_store_and_keeps_its_lease_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        slot_taken, _ = await rig.assign()
+        rig.store.away = True
+        with trio.move_on_after(60):
+            await rig.leases.receive()
+            pytest.fail("released before the store has answered")
+        rig.store.away = False
+        await rig.finished()
+        assert slot_taken.state == "completed"
+
+
+async def test_an_outcome_whose_answer_was_lost_is_proved_instead_of_repeated(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with executing() as rig:
+        rig.store.lose_replies = 0
+        slot = await rig.slots.receive()
+        execution = rig.store.add(1)
+        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
+        assert isinstance(claim, Claim)
+        rig.store.lose_replies = 1
+        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        await slot.assignments.send(Assignment(claim, end_receive))
+        await rig.finished()
+        assert rig.store.records[execution].released == [("lease-1", "completed")]
+        assert rig.store.calls.count("was_delivered") == 1
+        assert "outcome refused" not in caplog.text
+
+
+async def test_an_outcome_that_the_fence_refuses_is_reported_as_such(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def late(child: FakeChild, start: Start) -> None:
+        await trio.sleep(2000)
+        child.say(Completed(b"late"))
+
+    async with executing(late) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.result == b""
+        assert "outcome refused" in caplog.text
+
+
+async def test_a_hard_stop_kills_confirms_and_hands_back_without_spending_a_retry(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        record, _ = await rig.assign()
+        await trio.sleep(5)
+        rig.executor.cancel()
+        await rig.finished()
+        assert rig.fork_server.children[0].done_to_it == ["kill"]
+        assert (record.state, record.interrupted) == ("delayed", True)
+
+
+async def test_a_hard_stop_delivers_an_outcome_that_is_known_already(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        slot = await rig.slots.receive()
+        execution = rig.store.add(1, payload=b"kept")
+        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
+        assert isinstance(claim, Claim)
+        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        rig.store.away = True
+        await slot.assignments.send(Assignment(claim, end_receive))
+        await trio.sleep(1)
+        rig.executor.cancel()
+        rig.store.away = False
+        await rig.finished()
+        assert (rig.store.records[execution].state, rig.store.records[execution].result) == ("completed", b"kept")
+
+
+async def test_a_hard_stop_ends_in_time_though_the_store_is_away_and_the_child_does_not_die(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        await rig.assign()
+        await trio.testing.wait_all_tasks_blocked()
+        rig.store.away = True
+        rig.fork_server.children[0].immortal = True
+        rig.executor.cancel()
+        with pytest.raises(trio.EndOfChannel):
+            await rig.leases.receive()
+        assert trio.current_time() <= executor.HAND_BACK_S + executor.CLOSE_S + 0.1
+
+
+async def test_it_drains_when_nobody_takes_slots_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        await rig.assign()
+        await rig.finished()
+        await rig.slots.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await rig.leases.receive()
+        assert rig.fork_server.children[0].is_dead
+
+
+async def test_a_slot_given_back_unused_is_offered_again(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        (await rig.slots.receive()).assignments.close()
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.state == "completed"
+
+
+async def test_children_that_do_not_start_are_tried_again_and_take_no_execution(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        rig.fork_server.failures = 3
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.state == "completed"
+
+
+async def test_children_that_keep_dying_end_the_worker_and_their_execution_is_handed_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def crashes(child: FakeChild, start: Start) -> None:
+        child.die(exit_code=1)
+
+    with pytest.RaisesGroup(RestartLimitError):
+        async with executing(crashes, max_restarts=2, restart_window_s=60.0) as rig:
+            for _ in range(3):
+                await rig.assign()
+                await rig.finished()
+            with pytest.raises(trio.EndOfChannel):
+                await rig.slots.receive()
+            await trio.sleep_forever()
+
+
+async def test_handlers_that_do_not_load_end_the_worker_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.RaisesGroup(HandlersError):
+        async with executing() as rig:
+
+            async def spawn() -> FakeChild:
+                await trio.lowlevel.checkpoint()
+                raise HandlersError("module 'jobs' does not import")
+
+            rig.fork_server.spawn = spawn  # type: ignore[method-assign]
+            await trio.sleep(10)

@@ -1,0 +1,103 @@
+"""Children without processes, for the executor's tests on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ffsuper.child.process import Child, ForkServer
+from ffsuper.errors import ChildError
+from ffsuper.messages import Death, FromChild, HandlerSettings, InterruptReason, Start, ToChild
+
+Behaviour = Callable[["FakeChild", Start], Awaitable[None]]
+
+
+class FakeChild(Child):
+    """A child that does what a test says.
+
+    Attributes:
+        behaviour: called for each execution; speaks by ``say`` and ends the child by ``die``.
+        done_to_it: what the supervisor has done besides talking: interrupt, dump, kill.
+    """
+
+    def __init__(self, pid: int, nursery: trio.Nursery, behaviour: Behaviour, kinds: dict[str, float | None]) -> None:
+        self.pid = pid
+        self.handlers = {kind: HandlerSettings(kind, timeout_s) for kind, timeout_s in kinds.items()}
+        self.done_to_it: list[str] = []
+        self.interrupted = trio.Event()
+        self.immortal = False
+        self._nursery = nursery
+        self._behaviour = behaviour
+        self._scope = trio.CancelScope()
+        self._said_send, self._said = trio.open_memory_channel[FromChild](100)
+        self._death: Death | None = None
+        self._dead = trio.Event()
+
+    async def send(self, message: ToChild) -> None:
+        await trio.lowlevel.checkpoint()
+        if isinstance(message, Start) and not self.is_dead:
+            self._nursery.start_soon(self._run, message)
+
+    async def _run(self, start: Start) -> None:
+        with trio.CancelScope() as self._scope:
+            await self._behaviour(self, start)
+
+    def say(self, message: FromChild) -> None:
+        """Send a message to the supervisor."""
+        self._said_send.send_nowait(message)
+
+    async def receive(self) -> FromChild | None:
+        try:
+            return await self._said.receive()
+        except trio.EndOfChannel:
+            return None
+
+    def interrupt(self, execution_id: str, reason: InterruptReason) -> None:
+        self.done_to_it.append(f"interrupt {reason.value}")
+        self.interrupted.set()
+
+    def dump_stacks(self) -> None:
+        self.done_to_it.append("dump")
+
+    def kill(self) -> None:
+        self.done_to_it.append("kill")
+        if not self.immortal:
+            self.die(by_signal=9)
+
+    def die(self, exit_code: int | None = None, by_signal: int | None = None) -> None:
+        """End the child."""
+        if self._death is None:
+            self._death = Death(self.pid, exit_code, by_signal, 0, ("its last words",))
+            self._dead.set()
+            self._scope.cancel()
+            self._said_send.close()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.die(exit_code=0)
+
+
+class FakeForkServer(ForkServer):
+    """Makes fake children.
+
+    Attributes:
+        failures: so many coming children do not start.
+        children: all that were made.
+    """
+
+    def __init__(self, nursery: trio.Nursery, behaviour: Behaviour, kinds: dict[str, float | None]) -> None:
+        self._nursery = nursery
+        self._behaviour = behaviour
+        self._kinds = kinds
+        self.failures = 0
+        self.children: list[FakeChild] = []
+
+    async def spawn(self) -> Child:
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            self.failures -= 1
+            raise ChildError("the test lets it fail")
+        child = FakeChild(1000 + len(self.children), self._nursery, self._behaviour, self._kinds)
+        self.children.append(child)
+        return child
