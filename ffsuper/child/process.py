@@ -72,9 +72,10 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         process = start_fork_server(settings, theirs)
+        server = ForkServer(ours, settings.boot_timeout_s, on_output)
         try:
             async with trio.open_nursery() as nursery:
-                server = ForkServer(ours, nursery, settings.boot_timeout_s, on_output)
+                server.nursery = nursery
                 nursery.start_soon(server.hear)
                 yield server
                 nursery.cancel_scope.cancel()
@@ -82,6 +83,7 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
             ours.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(end_fork_server, process)
+            server.forget_children()
 
 
 def start_fork_server(settings: ForkServerSettings, control: socket.socket) -> subprocess.Popen[bytes]:
@@ -131,12 +133,11 @@ def end_fork_server(process: subprocess.Popen[bytes]) -> None:
 class ForkServer:
     """The supervisor's side of the fork server."""
 
-    def __init__(
-        self, control: socket.socket, nursery: trio.Nursery, boot_timeout_s: float, on_output: OnOutput
-    ) -> None:
+    nursery: trio.Nursery
+
+    def __init__(self, control: socket.socket, boot_timeout_s: float, on_output: OnOutput) -> None:
         control.setblocking(False)
         self._control = control
-        self._nursery = nursery
         self._boot_timeout_s = boot_timeout_s
         self._on_output = on_output
         self._spawned = 0
@@ -192,7 +193,7 @@ class ForkServer:
         self._children[pid] = child
         child.outputs_left = 2
         for name, pipe in (("stdout", stdout), ("stderr", stderr)):
-            self._nursery.start_soon(child.read_output, name, pipe.ours, self._on_output)
+            self.nursery.start_soon(child.read_output, name, pipe.ours, self._on_output)
         return child
 
     async def _ask(self, request: Mapping[str, int], descriptors: list[int]) -> None:
@@ -207,6 +208,11 @@ class ForkServer:
                 raise ChildError("the fork server has ended") from None
             else:
                 return
+
+    def forget_children(self) -> None:
+        """Let go of what children are left: they are dead, or dying with the fork server."""
+        for child in self._children.values():
+            child.forget()
 
     async def hear(self) -> None:
         """Take the fork server's reports until it ends."""
@@ -233,7 +239,7 @@ class ForkServer:
         child = self._children.pop(report["died"], None)
         if child is not None:
             code = os.waitstatus_to_exitcode(report["status"])
-            self._nursery.start_soon(
+            self.nursery.start_soon(
                 child.note_death,
                 code if code >= 0 else None,
                 -code if code < 0 else None,
@@ -370,7 +376,11 @@ class Child:
             self.kill()
             await self.wait_dead()
         finally:
-            self._messages.close()
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the socket; nobody listens any more."""
+        self._messages.close()
 
     async def note_death(self, exit_code: int | None, by_signal: int | None, peak_memory_bytes: int) -> None:
         """Take the report of the fork server, once the child's last output is read."""
