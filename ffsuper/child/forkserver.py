@@ -11,7 +11,8 @@ Who dies with whom: the fork server with the supervisor, because its control soc
 death signal; a child with the fork server, by its parent death signal; and a child with the supervisor directly,
 because its death pipe then ends and the kernel sends SIGKILL for that (``F_SETSIG``), even while user code holds the
 interpreter lock. A dead child is left unreaped until its process group has been killed, so that neither its process
-id nor its group can belong to anybody else at that moment.
+id nor its group can belong to anybody else at that moment. The fork server adopts orphaned descendants (it is their
+subreaper) and reports a child's death when those of its group are dead too.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import NoReturn
 
 from ffsuper.child import registry, runtime
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 MESSAGE_BYTES = 4096
+# Killed processes die at once, unless they are stuck in the kernel: then nobody waits for them for ever.
+GROUP_DEATH_S = 0.5
+GROUP_POLL_S = 0.001
 DESCRIPTORS = 4
 
 
@@ -50,6 +56,7 @@ class Settings:
 def main() -> int:
     """Serve until the control socket ends."""
     die_with_parent(signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings(**json.loads(sys.argv[2]))
     if settings.preload:
@@ -117,19 +124,33 @@ class ForkServer:
         self._tell({"spawned": number, "pid": pid})
 
     def _report_deaths(self) -> None:
-        for pid in list(self._children):
-            died = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if died is None:
-                continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            _, status, usage = os.wait4(pid, 0)
-            self._children.discard(pid)
-            self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss})
+        with contextlib.suppress(ChildProcessError):
+            while (died := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if died.si_pid in self._children:
+                    self._report_death(died.si_pid)
+                else:
+                    os.waitpid(died.si_pid, 0)  # an orphan that was adopted
+
+    def _report_death(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        reap_group(pid)
+        self._children.discard(pid)
+        self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss})
 
     def _tell(self, message: dict[str, int]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(json.dumps(message).encode())
+
+
+def reap_group(group: int) -> None:
+    """Reap the killed members of a process group, for as long as that may take at most."""
+    give_up_s = time.monotonic() + GROUP_DEATH_S
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < give_up_s:
+            if os.waitpid(-group, os.WNOHANG) == (0, 0):
+                time.sleep(GROUP_POLL_S)
 
 
 def become_child(server: int, descriptors: list[int], settings: Settings) -> NoReturn:
