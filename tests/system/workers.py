@@ -1,0 +1,153 @@
+"""Workers as their users run them: ``ffsuper --config worker.toml``, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+LIMIT_S = 60.0
+CHECKOUT = Path(__file__).parent.parent.parent
+
+WORKER_TOML = """\
+[worker]
+id = "test"
+instance_id = "{name}"
+lanes = {lanes}
+capabilities = {capabilities}
+handlers = ["tests.system.handlers_for_tests"]
+python_path = ["{checkout}"]
+
+[store]
+url = "{url}"
+
+[lease]
+ttl_ms = {ttl_ms}
+margin_ms = {margin_ms}
+
+[children]
+count = {children}
+grace_s = {grace_s}
+
+[drain]
+timeout_s = {drain_s}
+
+[claim]
+poll_interval_ms = 50
+unknown_kind = "{unknown_kind}"
+
+[engine]
+enabled = {engine}
+
+[log]
+format = "json"
+"""
+
+
+@dataclass
+class Worker:
+    """One running worker."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what it has logged, one event a line."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_for(self, event: str, **particulars: object) -> dict[str, Any]:
+        """Wait until an event is in the log; return it."""
+
+        def found() -> dict[str, Any] | None:
+            for one in self.events():
+                if one["event"] == event and particulars.items() <= one.items():
+                    return one
+            assert self.process.poll() is None, f"worker ended:\n{self.log_path.read_text()}"
+            return None
+
+        return eventually(found, f"event {event!r} in {self.log_path}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it has ended; return its exit code."""
+        return self.process.wait(LIMIT_S)
+
+    def children(self) -> list[psutil.Process]:
+        """Return its child processes that run handlers."""
+        for process in psutil.Process(self.process.pid).children():
+            if "ffsuper.child.forkserver" in process.cmdline():
+                return process.children()
+        return []
+
+
+@dataclass
+class Workers:
+    """Starts workers, and leaves none behind."""
+
+    folder: Path
+    url: str
+    started: list[Worker] = field(default_factory=list)
+
+    def start(self, name: str = "worker-1", **settings: object) -> Worker:
+        """Start a worker and wait until it is ready."""
+        worker = self.launch(name, **settings)
+        worker.wait_for("ready")
+        return worker
+
+    def launch(self, name: str = "worker-1", **settings: object) -> Worker:
+        """Start a worker."""
+        defaults: dict[str, object] = {
+            "lanes": '["default"]',
+            "capabilities": "[]",
+            "ttl_ms": 30_000,
+            "margin_ms": 500,
+            "children": 2,
+            "grace_s": 1.0,
+            "drain_s": 30.0,
+            "unknown_kind": "leave",
+            "engine": "true",
+        }
+        values = defaults | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}
+        toml = self.folder / f"{name}.toml"
+        toml.write_text(WORKER_TOML.format(**values))
+        log_path = self.folder / f"{name}-{len(self.started)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ffsuper", "--config", str(toml)],
+                stderr=log,
+                env=os.environ | {"PYTHONWARNINGS": "default"},
+            )
+        self.started.append(Worker(process, log_path))
+        return self.started[-1]
+
+    def end_all(self) -> None:
+        """Kill what still runs."""
+        for worker in self.started:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def eventually(condition: Callable[[], T | None], what: str) -> T:
+    """Look until a condition holds; fail after a long while."""
+    give_up_s = time.monotonic() + LIMIT_S
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < give_up_s, f"gave up waiting for {what}"
+        time.sleep(0.005)

@@ -1,0 +1,267 @@
+"""The command line as its users call it: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ffsuper.cli import Exit, main
+from tests.redis_server import running_server
+
+UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def store(url: str, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
+    """Empty the store that the commands use."""
+    monkeypatch.setenv("FFSUPER_STORE_URL", url)
+    client = redis.Redis.from_url(url)
+    client.flushall()
+    client.close()
+    return client
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Call the program; return its exit code, stdout and stderr."""
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out.strip(), err.strip()
+
+
+def test_an_execution_is_submitted_shown_listed_and_cancelled(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, execution, _ = run(capsys, "submit", "job", '{"a": 1}', "--tag", "color=blue", "--priority", "5")
+    assert code == Exit.OK
+    code, out, _ = run(capsys, "show", execution)
+    assert code == Exit.OK
+    for part in (execution, "waiting", "job", "priority 5", "color=blue"):
+        assert part in out
+    code, out, _ = run(capsys, "list")
+    assert (code, out.split()[0]) == (Exit.OK, execution)
+    code, out, _ = run(capsys, "cancel", execution, "--reason", "not needed")
+    assert (code, out) == (Exit.OK, f"{execution} cancelled")
+    code, _, err = run(capsys, "result", execution)
+    assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled: not needed")
+
+
+def test_everything_is_there_as_json(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "submit", "job", "--json")
+    execution = json.loads(out)["execution_id"]
+    shown = json.loads(run(capsys, "show", execution, "--json")[1])
+    assert (shown["id"], shown["state"], shown["record"]["namespace"]) == (execution, "waiting", "default")
+    assert [one["id"] for one in json.loads(run(capsys, "list", "--json")[1])] == [execution]
+    assert json.loads(run(capsys, "cancel", execution, "--json")[1]) == {"state": "cancelled"}
+
+
+def stored_payload(url: str, execution: str) -> bytes:
+    tag = execution[: execution.index("}") + 1]
+    with redis.Redis.from_url(url) as client:
+        return bytes(client.get(f"ff:exec:{tag}:{execution}:payload") or b"")
+
+
+def test_payloads_come_from_the_argument_a_file_or_standard_input(
+    store: redis.Redis,
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "data").write_bytes(b"\x00\xff")
+    _, execution, _ = run(capsys, "submit", "job", f"@{tmp_path / 'data'}")
+    assert stored_payload(url, execution) == b"\x00\xff"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xfe raw")))
+    _, execution, _ = run(capsys, "submit", "job", "-")
+    assert stored_payload(url, execution) == b"\xfe raw"
+
+
+def test_an_idempotency_key_submits_once(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "submit", "job", "--idempotency-key", "order-7")
+    assert run(capsys, "submit", "job", "--idempotency-key", "order-7") == first
+
+
+def test_a_delayed_execution_says_until_when(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    _, execution, _ = run(capsys, "submit", "job", "--delay", "3600")
+    assert "delayed (waiting_for_delay: delayed until" in run(capsys, "show", execution)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["submit", "job", "{not json"], Exit.INPUT, "payload is not JSON"),
+        (["submit", "job", "@/no/such/file"], Exit.INPUT, "payload @/no/such/file: No such file"),
+        (["submit", "job", "--tag", "novalue"], Exit.INPUT, "--tag 'novalue': must be NAME=VALUE"),
+        (["submit", "job", "--policy", "[1]"], Exit.INPUT, "--policy must be a JSON object"),
+        (["submit", "job", "--policy", "{"], Exit.INPUT, "--policy is not JSON"),
+        (["submit", "job", "--lane", "ünïcode"], Exit.INPUT, "1 to 64 printable ASCII"),
+        (
+            ["submit", "job", "--policy", '{"routing_requirements": {"required_capabilities": ["a b"]}}'],
+            Exit.INPUT,
+            "required:control_or_whitespace",
+        ),
+        (["show", "nonsense"], Exit.INPUT, "'nonsense' is not an execution id"),
+        (["show", UNKNOWN], Exit.NOT_FOUND, f"execution_not_found ({UNKNOWN})"),
+        (["cancel", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
+        (["result", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
+        (["list", "--store", "http://x"], Exit.CONFIG, "[store] url"),
+        (["check", "--config", "/no/such/file"], Exit.CONFIG, "/no/such/file"),
+    ],
+)
+def test_bad_input_is_named_with_a_documented_exit_code(
+    arguments: list[str], code: Exit, told: str, store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _, err = run(capsys, *arguments)
+    assert (found, told in err) == (code, True), err
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["submit"], ["list", "--limit", "0"], []])
+def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == Exit.USAGE
+    assert "usage: ffsuper" in capsys.readouterr().err
+
+
+def test_a_wait_that_is_too_short_says_so(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "submit", "job", "--wait", "0.01")
+    assert code == Exit.ENDED_OTHERWISE
+    assert "is still waiting after 0.01 s" in err
+
+
+GOOD_TOML = """\
+[worker]
+handlers = ["jobs"]
+python_path = ["."]
+[store]
+url = "{url}"
+"""
+
+
+def write_worker(folder: Path, url: str, jobs: str = "", more: str = "") -> Path:
+    (folder / "jobs.py").write_text(jobs or "from ffsuper import handler\n@handler('a')\ndef a(ctx): ...\n")
+    path = folder / "worker.toml"
+    path.write_text(GOOD_TOML.format(url=url) + more)
+    return path
+
+
+def test_check_prints_every_setting_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "check", "--config", str(write_worker(tmp_path, "redis://localhost")))
+    assert code == Exit.OK
+    rows = [line.split() for line in out.splitlines()]
+    assert any("handlers" in row[0] + row[1] and row[-1].endswith("worker.toml") for row in rows)
+    assert any("ttl_ms" in " ".join(row) and row[-1] == "default" for row in rows)
+
+
+def started(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a worker that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "ffsuper", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path: Path) -> None:
+    path = write_worker(
+        tmp_path, "redis://localhost", more='timeout_s = "long"\n[leese]\n[lease]\nttl_ms = 3\nttl = 1\n'
+    )
+    ended = started(path)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.CONFIG, False)
+    for told in ("timeout_s", "leese", "ttl_ms", "[lease] ttl"):
+        assert told in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        ("import no_such_module\n", "module 'jobs' does not import: ModuleNotFoundError"),
+        (
+            "from ffsuper import handler\n@handler('a')\ndef one(ctx): ...\n@handler('a')\ndef two(ctx): ...\n",
+            "kind 'a' is registered twice",
+        ),
+    ],
+)
+def test_handlers_that_do_not_load_end_the_worker_with_their_reason(
+    jobs: str, told: str, tmp_path: Path, store: redis.Redis, url: str
+) -> None:
+    ended = started(write_worker(tmp_path, url, jobs))
+    assert ended.returncode == Exit.CONFIG
+    assert told in ended.stderr
+    assert store.keys("ff:worker:*") == []
+
+
+def test_a_store_that_is_down_ends_the_worker(tmp_path: Path) -> None:
+    ended = started(write_worker(tmp_path, f"unix://{tmp_path}/none.sock"))
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_UNAVAILABLE, False)
+    assert "ffsuper: cannot reach the store" in ended.stderr
+
+
+def test_a_store_that_refuses_the_password_ends_the_worker_and_the_password_stays_secret(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--requirepass", "right") as url:
+        ended = started(write_worker(tmp_path, url), FFSUPER_STORE_PASSWORD="wrong-and-secret")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_ACCESS, False)
+    assert "ffsuper: the store refuses access" in ended.stderr
+    assert "wrong-and-secret" not in ended.stderr
+
+
+def test_a_store_without_functions_ends_the_worker(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--rename-command", "FUNCTION", "") as url:
+        ended = started(write_worker(tmp_path, url))
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_UNSUITABLE, False)
+    assert "knows no functions" in ended.stderr
+
+
+def test_a_foreign_library_of_another_version_ends_the_worker(tmp_path: Path) -> None:
+    with running_server(tmp_path) as url:
+        with redis.Redis.from_url(url) as client:
+            client.function_load(
+                "#!lua name=flowfabric\nredis.register_function('ff_version', function() return '4' end)"
+            )
+        ended = started(write_worker(tmp_path, url))
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_UNSUITABLE, False)
+    assert "version 4, and this worker speaks version 5" in ended.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "70000", "many", ""])
+def test_an_unreadable_partition_configuration_ends_the_worker(
+    count: str, tmp_path: Path, store: redis.Redis, url: str
+) -> None:
+    store.hset("ff:config:partitions", "num_flow_partitions", count)
+    ended = started(write_worker(tmp_path, url))
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_UNSUITABLE, False)
+    assert "num_flow_partitions is" in ended.stderr
+
+
+def test_children_that_keep_dying_while_they_start_end_the_worker(
+    tmp_path: Path, store: redis.Redis, url: str
+) -> None:
+    path = write_worker(
+        tmp_path, url, "import os\nos._exit(9)\n", "[children]\ncount = 1\nmax_restarts = 2\npreload = false\n"
+    )
+    ended = started(path)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.CHILDREN, False)
+    assert "died while starting, exit code 9" in ended.stderr
+
+
+def test_every_exit_code_is_documented() -> None:
+    documented = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    for code in Exit:
+        assert f"| {code.value} | {code.name} |" in documented
