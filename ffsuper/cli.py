@@ -198,7 +198,7 @@ def run_worker(options: argparse.Namespace) -> int:
     settings = config_loader.load(options.config, os.environ).config
     logs.set_up(settings.log)
     with embedded.reachable(settings.store) as store:
-        counts = prepare(store)
+        counts = prepare(store, embedded.new_counts(settings.store))
         ending = trio.run(supervisor.run, replace(settings, store=store), counts)
     return Exit.HANDED_BACK if ending is supervisor.Ending.HANDED_BACK else Exit.OK
 

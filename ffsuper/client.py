@@ -85,7 +85,7 @@ class Client:
             self._wire = Wire(self._settings, "ffsuper-client")
             opening.callback(self._wire.close)
             counts = self._run(read_partition_counts())
-            self._counts = prepare(self._settings) if counts is None else counts
+            self._counts = prepare(self._settings, embedded.new_counts(settings)) if counts is None else counts
             self._opened = opening.pop_all()
 
     def __enter__(self) -> Self:

@@ -22,12 +22,20 @@ import psutil
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnavailableError
+from ffsuper.sansio.partition import PartitionCounts
 
 LOG = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+# Partitions spread work over a cluster; here there is one server, and every look at all of them costs.
+COUNTS = PartitionCounts(flow=8, budget=4, quota=4)
 START_S = 20.0
 STOP_S = 15.0
+
+
+def new_counts(settings: StoreConfig) -> PartitionCounts | None:
+    """Return the partition configuration of a new embedded store; None for any other store."""
+    return COUNTS if settings.url == EMBEDDED else None
 
 
 @contextlib.contextmanager

@@ -57,8 +57,11 @@ async def open_store(settings: StoreConfig, identity: Identity, now_s: Callable[
         )
 
 
-def prepare(settings: StoreConfig) -> PartitionCounts:
+def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) -> PartitionCounts:
     """Make a store ready for use: libraries loaded, partition configuration present. Blocks; before trio runs.
+
+    Args:
+        new_counts: written when the store has no partition configuration yet; the protocol's defaults when None.
 
     Raises:
         StoreUnsuitableError: no functions, a library of another version, an unreadable partition configuration.
@@ -70,7 +73,7 @@ def prepare(settings: StoreConfig) -> PartitionCounts:
         libraries.prepare(wire, settings.library)
         counts = answer(wire, read_partition_counts())
         if counts is None:
-            answer(wire, create_partition_counts(PartitionCounts()))
+            answer(wire, create_partition_counts(new_counts or PartitionCounts()))
             counts = answer(wire, read_partition_counts())
         return counts or PartitionCounts()
     finally:
