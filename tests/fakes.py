@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ffsuper.errors import LeaseLostError, OutcomeUnknownError, RefusedError, StoreError, StoreUnavailableError
+from ffsuper.errors import (
+    LeaseLostError,
+    OutcomeUnknownError,
+    RefusedError,
+    StoreError,
+    StoreScriptError,
+    StoreUnavailableError,
+)
 from ffsuper.messages import (
     AttemptId,
     Candidate,
@@ -38,7 +45,7 @@ HOUR_S = 3600.0
 
 @dataclass
 class Record:
-    """One execution. ``state`` is waiting, delayed, active, expired, completed or failed."""
+    """One execution. ``state`` is waiting, delayed, stuck, active, expired, completed or failed."""
 
     id: ExecutionId
     kind: str = "job"
@@ -262,11 +269,38 @@ class FakeSweeps(Sweeps):
         ]
         return due[offset : offset + page]
 
+    async def due_delayed(
+        self, lane: LaneId, partitions: Sequence[int], now_ms: int, offset: int, page: int
+    ) -> list[ExecutionId]:
+        await self._store.reach("due_delayed")
+        due = [
+            one.id for one in self._store.records.values() if one.state in ("delayed", "stuck") and one.lane == lane
+        ]
+        return due[offset : offset + page]
+
+    async def promote_delayed(
+        self, lane: LaneId, executions: Sequence[ExecutionId], now_ms: int
+    ) -> list[str | StoreError]:
+        await self._store.reach(f"promote_delayed {len(executions)}")
+        results: list[str | StoreError] = []
+        for one in executions:
+            if self._store.records[one].state == "stuck":
+                results.append(StoreScriptError("damaged"))
+            else:
+                self._store.records[one].state = "waiting"
+                results.append("promoted")
+        return results
+
     async def mark_expired(self, executions: Sequence[ExecutionId]) -> list[str | StoreError]:
         await self._store.reach("mark_expired")
+        results: list[str | StoreError] = []
         for one in executions:
-            self._store.records[one].state = "expired"
-        return ["marked_expired" for _ in executions]
+            if self._store.records[one].state == "expired":
+                results.append("already_expired")
+            else:
+                self._store.records[one].state = "expired"
+                results.append("marked_expired")
+        return results
 
 
 class FakePresence(Presence):
