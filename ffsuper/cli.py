@@ -34,6 +34,8 @@ class Exit(IntEnum):
     INSTANCE_TAKEN = 81
     CHILDREN = 82
     ENDED_OTHERWISE = 83
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 # The first class that fits decides.
@@ -68,13 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, as in "| head", has had enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
     except BaseExceptionGroup as group:
         return told(first_cause(group))
     except Exception as error:  # noqa: BLE001 -- the last line of defence: nobody is shown a traceback for a mistake
         return told(error)
+    else:
+        return code
 
 
 def told(error: BaseException) -> int:

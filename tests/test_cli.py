@@ -137,6 +137,18 @@ def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pyt
     assert "usage: ffsuper" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_had_enough_causes_no_traceback(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "submit", "job")
+    read, write = os.pipe()
+    os.close(read)
+    listing = [sys.executable, "-m", "ffsuper", "list"]
+    ended = subprocess.run(listing, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (Exit.BROKEN_PIPE, b"")
+
+
 def test_a_wait_that_is_too_short_says_so(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "submit", "job", "--wait", "0.01")
     assert code == Exit.ENDED_OTHERWISE
