@@ -1,6 +1,7 @@
--- Executions that are set aside because something they need is not there, and that come back.
+-- Admission: executions that are set aside because they may not run yet, and that come back. Times are the caller's.
 
-local BLOCKED_AS = {
+-- Blocking reason -> eligibility state.
+local ADMISSION_BLOCKS = {
   waiting_for_budget = 'blocked_by_budget',
   waiting_for_quota = 'blocked_by_quota',
   waiting_for_capable_worker = 'blocked_by_route',
@@ -8,75 +9,82 @@ local BLOCKED_AS = {
   paused_by_policy = 'blocked_by_lane_state',
 }
 
-local UNBLOCKABLE = {
+-- All of them but the lane's state: that block ends otherwise.
+local UNBLOCKABLE_STATES = {
   blocked_by_budget = true,
   blocked_by_quota = true,
   blocked_by_route = true,
   blocked_by_operator = true,
 }
 
--- ff_block_execution_for_admission: take a runnable execution out of the eligible ones.
+-- attempt_state: as read
+local function write_admission(core, eligibility_state, reason, detail, public_state, attempt_state, now)
+  redis.call('HSET', core,
+    'lifecycle_phase', 'runnable',
+    'ownership_state', 'unowned',
+    'eligibility_state', eligibility_state,
+    'blocking_reason', reason,
+    'blocking_detail', detail,
+    'terminal_outcome', 'none',
+    'attempt_state', attempt_state or 'pending_first_attempt',
+    'public_state', public_state,
+    'last_transition_at', now,
+    'last_mutation_at', now)
+end
+
+-- ff_block_execution_for_admission: set a runnable execution aside. Only the eligible index loses it, if it is elsewhere.
 -- KEYS  1 core      hash  the execution record
---       2 eligible  zset  the lane's claimable executions
---       3 blocked   zset  the lane's executions that wait for the same
+--       2 eligible  zset  the lane's
+--       3 blocked   zset  the lane's, of the caller's choice
 -- ARGV  1 execution_id
---       2 blocking_reason  waiting_for_budget, waiting_for_quota, waiting_for_capable_worker, paused_by_operator
---                          or paused_by_policy
+--       2 blocking_reason  waiting_for_budget, waiting_for_quota, waiting_for_capable_worker, paused_by_operator or
+--                          paused_by_policy
 --       3 blocking_detail
---       4 now_ms           the caller's time
+--       4 now_ms           number, stored as it is
 -- Replies  ok('blocked')
--- Refuses  invalid_input  execution_not_found  execution_not_active  execution_not_eligible
---          invalid_blocking_reason
+-- Refuses  execution_not_found  execution_not_active  execution_not_eligible  invalid_blocking_reason  invalid_input
 register('ff_block_execution_for_admission', function(keys, args)
-  local core, execution_id = keys[1], args[1]
+  local core, eligible, blocked = keys[1], keys[2], keys[3]
+  local execution_id, reason, now = args[1], args[2] or '', args[4]
   local record = require_execution(core, 'lifecycle_phase', 'terminal_outcome', 'current_lease_epoch', 'attempt_state')
   if record[1] == 'terminal' then
     refuse('execution_not_active', record[2] or '', record[3] or '')
   elseif record[1] ~= 'runnable' then
     refuse('execution_not_eligible')
-  end
-  local eligibility = BLOCKED_AS[args[2] or '']
-  if not eligibility then
+  elseif not ADMISSION_BLOCKS[reason] then
     refuse('invalid_blocking_reason')
   end
-  text_argument(execution_id, 'execution_id')
-  local now_ms = score_argument(args[4], 'now_ms')
-  redis.call('HSET', core,
-    'lifecycle_phase', 'runnable', 'ownership_state', 'unowned', 'eligibility_state', eligibility,
-    'blocking_reason', args[2], 'blocking_detail', args[3] or '', 'terminal_outcome', 'none',
-    'attempt_state', record[4] or 'pending_first_attempt', 'public_state', 'rate_limited',
-    'last_transition_at', args[4], 'last_mutation_at', args[4])
-  redis.call('ZREM', keys[2], execution_id)
-  redis.call('ZADD', keys[3], now_ms, execution_id)
+  local now_ms = score_argument(now, 'now_ms')
+
+  write_admission(core, ADMISSION_BLOCKS[reason], reason, args[3], 'rate_limited', record[4], now)
+  redis.call('ZREM', eligible, execution_id)
+  redis.call('ZADD', blocked, now_ms, execution_id)
   return ok('blocked')
 end)
 
--- ff_unblock_execution: put a blocked execution back among the eligible ones.
+-- ff_unblock_execution: put an execution that was set aside back at its old place among the eligible ones.
 -- KEYS  1 core      hash  the execution record
---       2 blocked   zset  where it waits
---       3 eligible  zset  the lane's claimable executions
+--       2 blocked   zset  the lane's, where the execution is
+--       3 eligible  zset  the lane's
 -- ARGV  1 execution_id
---       2 now_ms           the caller's time
---       3 expected_reason  refused when it waits for something else; empty for any
+--       2 now_ms           stored as it is, and not looked at
+--       3 expected_reason  empty or absent for any
 -- Replies  ok('unblocked')
--- Refuses  invalid_input  execution_not_found  execution_not_eligible
+-- Refuses  execution_not_found  execution_not_eligible  invalid_input
 register('ff_unblock_execution', function(keys, args)
-  local core, execution_id = keys[1], args[1]
+  local core, blocked, eligible = keys[1], keys[2], keys[3]
+  local execution_id, expected_reason = args[1], args[3]
   local record = require_execution(core, 'lifecycle_phase', 'eligibility_state', 'blocking_reason', 'attempt_state',
     'priority', 'created_at')
-  if record[1] ~= 'runnable' or not UNBLOCKABLE[record[2] or ''] then
+  if record[1] ~= 'runnable' or not UNBLOCKABLE_STATES[record[2]] then
     refuse('execution_not_eligible')
-  elseif is_set(args[3]) and args[3] ~= record[3] then
+  elseif is_set(expected_reason) and expected_reason ~= record[3] then
     refuse('execution_not_eligible')
   end
-  text_argument(execution_id, 'execution_id')
-  text_argument(args[2], 'now_ms')
-  redis.call('HSET', core,
-    'lifecycle_phase', 'runnable', 'ownership_state', 'unowned', 'eligibility_state', 'eligible_now',
-    'blocking_reason', 'waiting_for_worker', 'blocking_detail', '', 'terminal_outcome', 'none',
-    'attempt_state', record[4] or 'pending_first_attempt', 'public_state', 'waiting',
-    'last_transition_at', args[2], 'last_mutation_at', args[2])
-  redis.call('ZREM', keys[2], execution_id)
-  redis.call('ZADD', keys[3], eligible_score(tonumber(record[5]) or 0, tonumber(record[6]) or 0), execution_id)
+  local now = text_argument(args[2], 'now_ms')
+
+  write_admission(core, 'eligible_now', 'waiting_for_worker', '', 'waiting', record[4], now)
+  redis.call('ZREM', blocked, execution_id)
+  redis.call('ZADD', eligible, eligible_score(stored_number(record[5]), stored_number(record[6])), execution_id)
   return ok('unblocked')
 end)

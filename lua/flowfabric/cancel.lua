@@ -1,103 +1,124 @@
 -- Cancellation, from whatever state an execution is in.
 
--- Takes an execution out of the given indexes, ending at the first that was not passed.
-local function remove_from(indexes, count, execution_id)
-  for position = 1, count do
-    if indexes[position] == nil then
-      return
-    end
-    redis.call('ZREM', indexes[position], execution_id)
+-- Refuses a caller who needs the lease and does not have it. Only an active execution is protected, and only from those
+-- who are no operators; who names no lease shall not be asked for it.
+local function require_cancel_right(record, source, lease_id, lease_epoch)
+  if record[1] ~= 'active' or source == 'operator_override' then
+    return
+  end
+  if record[4] == 'lease_revoked' then
+    refuse('lease_revoked')
+  end
+  if is_set(lease_id) and (record[5] ~= lease_id or record[3] ~= (lease_epoch or '')) then
+    refuse('stale_lease')
   end
 end
 
-local function end_attempt_by_cancel(attempt, stream_meta, has_attempt, reason, now_ms)
-  if has_attempt then
-    redis.call('HSET', attempt, 'attempt_state', 'ended_cancelled', 'ended_at', now_ms,
+local function cancel_attempt(attempt, stream_meta, attempt_index, reason, now)
+  if is_set(attempt_index) then
+    redis.call('HSET', attempt,
+      'attempt_state', 'ended_cancelled',
+      'ended_at', now,
       'failure_reason', 'cancelled: ' .. reason)
   end
-  close_stream(stream_meta, 'attempt_cancelled', now_ms)
+  close_stream(stream_meta, 'attempt_cancelled', now)
 end
 
-local function close_suspension_by_cancel(suspension, waitpoint, condition, now_ms)
+local function cancel_suspension(suspension, waitpoint, wp_condition, now)
   if redis.call('EXISTS', suspension) == 1 then
-    redis.call('HSET', suspension, 'closed_at', now_ms, 'close_reason', 'cancelled')
+    redis.call('HSET', suspension, 'closed_at', now, 'close_reason', 'cancelled')
   end
   if redis.call('EXISTS', waitpoint) == 1 then
-    redis.call('HSET', waitpoint, 'state', 'closed', 'closed_at', now_ms, 'close_reason', 'cancelled')
+    redis.call('HSET', waitpoint, 'state', 'closed', 'closed_at', now, 'close_reason', 'cancelled')
   end
-  if redis.call('EXISTS', condition) == 1 then
-    redis.call('HSET', condition, 'closed', '1', 'closed_at', now_ms, 'closed_reason', 'cancelled')
+  if redis.call('EXISTS', wp_condition) == 1 then
+    redis.call('HSET', wp_condition, 'closed', '1', 'closed_at', now, 'closed_reason', 'cancelled')
   end
 end
 
--- ff_cancel_execution: end an execution as cancelled.
--- KEYS  1 core                  hash    the execution record
---       2 attempt               hash    the current attempt
---       3 stream_meta           hash    its output stream
---       4 lease_current         hash    the lease
---       5 lease_history         stream  lease events
---       6 lease_expiry          zset    execution id -> lease expiry
---       7 worker_leases         set     executions leased to the holder
---       8 suspension            hash    the current suspension
---       9 waitpoint             hash    the current waitpoint
---      10 condition             hash    its condition
---      11 suspension_timeout    zset    execution id -> end of its suspension
---      12 terminal              zset    the lane's finished executions
---      13 attempt_timeout       zset    execution id -> end of the attempt's time
---      14 execution_deadline    zset    execution id -> deadline
---      15 eligible              zset    the lane's claimable executions
---      16 delayed               zset    the lane's executions that wait for a time
---      17 blocked_dependencies  zset    ... for other executions
---      18 blocked_budget        zset    ... for a budget
---      19 blocked_quota         zset    ... for a quota
---      20 blocked_route         zset    ... for a capable worker
---      21 blocked_operator      zset    ... for an operator
--- ARGV  1 execution_id
---       2 reason
---       3 source       operator_override, lease_holder, flow_cascade, ...
---       4 lease_id     the holder's, unless an operator cancels
---       5 lease_epoch  likewise
--- Replies  ok('cancelled', previous phase)
--- Refuses  invalid_input  execution_not_found  execution_not_active  lease_revoked  stale_lease
-register('ff_cancel_execution', function(keys, args)
-  local core, execution_id, reason, source = keys[1], args[1], args[2], args[3] or ''
-  local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'terminal_outcome',
-    'current_lease_id', 'current_lease_epoch', 'current_attempt_index', 'attempt_state', 'lane_id', 'flow_id')
-  local phase, attempt_index = record[1], record[6]
-  if phase == 'terminal' then
-    refuse('execution_not_active', record[3] or '', record[5] or '')
-  end
-  if phase == 'active' and source ~= 'operator_override' then
-    if record[2] == 'lease_revoked' then
-      refuse('lease_revoked')
-    elseif is_set(args[4]) and (record[4] ~= args[4] or record[5] ~= args[5]) then
-      refuse('stale_lease')
+-- Takes the execution out of every index but the terminal one, wherever a caller's outdated reading may have put it.
+-- Like the reference, ends at the first key that was not passed.
+local function leave_indexes(keys, lane_id, execution_id)
+  local lease_expiry, worker_leases, suspension_timeout, terminal = keys[6], keys[7], keys[11], keys[12]
+  local attempt_timeout, execution_deadline, eligible, delayed = keys[13], keys[14], keys[15], keys[16]
+  local blocked_dependencies, blocked_budget, blocked_quota = keys[17], keys[18], keys[19]
+  local blocked_route, blocked_operator = keys[20], keys[21]
+  local tag = tag_of(keys[1])
+  local active, suspended = lane_index_key(tag, lane_id, 'active'), lane_index_key(tag, lane_id, 'suspended')
+  for _, index in ipairs({ eligible, delayed, active, suspended, blocked_dependencies, blocked_budget, blocked_quota,
+    blocked_route, blocked_operator, lease_expiry, suspension_timeout, attempt_timeout, execution_deadline }) do
+    if index ~= terminal then
+      redis.call('ZREM', index, execution_id)
     end
   end
-  text_argument(execution_id, 'execution_id')
+  redis.call('SREM', worker_leases, execution_id)
+end
+
+-- ff_cancel_execution: end an execution as cancelled, from any phase.
+-- KEYS  1 core                  hash    the execution record
+--       2 attempt               hash    the current one
+--       3 stream_meta           hash    the current attempt's; closed if it exists and the attempt runs or is suspended
+--       4 lease_current         hash
+--       5 lease_history         stream
+--       6 lease_expiry          zset    execution id -> lease expiry
+--       7 worker_leases         set     executions of the holder's worker instance
+--       8 suspension            hash
+--       9 waitpoint             hash    the current one
+--      10 wp_condition          hash    the current one's
+--      11 suspension_timeout    zset    execution id -> timeout
+--      12 terminal              zset    the lane's, as are 15 to 21; its active and suspended ones are found here
+--      13 attempt_timeout       zset    execution id -> timeout
+--      14 execution_deadline    zset    execution id -> deadline
+--      15 eligible              zset
+--      16 delayed               zset
+--      17 blocked_dependencies  zset
+--      18 blocked_budget        zset
+--      19 blocked_quota         zset
+--      20 blocked_route         zset
+--      21 blocked_operator      zset
+-- ARGV  1 execution_id
+--       2 reason
+--       3 source       operator_override needs no lease; flow_cascade is not announced; empty or absent: the execution
+--       4 lease_id     empty or absent: not checked
+--       5 lease_epoch  compared as text, when there is a lease_id
+-- Replies  ok('cancelled', previous_phase)
+-- Refuses  execution_not_found  execution_not_active  lease_revoked  stale_lease  invalid_input
+register('ff_cancel_execution', function(keys, args)
+  local core, attempt, stream_meta, lease_current, lease_history = keys[1], keys[2], keys[3], keys[4], keys[5]
+  local suspension, waitpoint, wp_condition, terminal = keys[8], keys[9], keys[10], keys[12]
+  local execution_id, reason, source = args[1], args[2], args[3]
+  local record = require_execution(core, 'lifecycle_phase', 'terminal_outcome', 'current_lease_epoch',
+    'ownership_state', 'current_lease_id', 'current_attempt_index', 'attempt_state', 'lane_id', 'flow_id')
+  local phase, lease_epoch, attempt_index = record[1], record[3], record[6]
+  if phase == 'terminal' then
+    refuse('execution_not_active', record[2] or '', lease_epoch or '')
+  end
+  require_cancel_right(record, source, args[4], args[5])
   text_argument(reason, 'reason')
 
-  local now_ms = server_time_ms()
+  local now = tostring(server_time_ms())
   if phase == 'active' then
-    end_attempt_by_cancel(keys[2], keys[3], is_set(attempt_index), reason, now_ms)
-    redis.call('DEL', keys[4])
-    append_history(keys[5], 'event', 'released', 'lease_id', record[4] or '', 'lease_epoch', record[5] or '',
-      'attempt_index', attempt_index or '', 'reason', 'cancelled', 'ts', now_ms)
+    cancel_attempt(attempt, stream_meta, attempt_index, reason, now)
+    redis.call('DEL', lease_current)
+    append_history(lease_history,
+      'event', 'released',
+      'lease_id', record[5] or '',
+      'lease_epoch', lease_epoch or '',
+      'attempt_index', attempt_index or '',
+      'reason', 'cancelled',
+      'ts', now)
   elseif phase == 'suspended' then
-    end_attempt_by_cancel(keys[2], keys[3], is_set(attempt_index), reason, now_ms)
-    close_suspension_by_cancel(keys[8], keys[9], keys[10], now_ms)
+    cancel_attempt(attempt, stream_meta, attempt_index, reason, now)
+    cancel_suspension(suspension, waitpoint, wp_condition, now)
   end
-  write_released_core(core, now_ms,
-    'lifecycle_phase', 'terminal', 'eligibility_state', 'not_applicable', 'blocking_reason', 'none',
-    'blocking_detail', '', 'terminal_outcome', 'cancelled', 'public_state', 'cancelled',
-    'attempt_state', is_set(attempt_index) and 'attempt_terminal' or record[7] or 'none',
-    'cancellation_reason', reason, 'cancelled_by', source ~= '' and source or execution_id,
-    'completed_at', now_ms, 'current_suspension_id', '', 'current_waitpoint_id', '')
-  local tag, lane_id = tag_of(core), record[8] or 'default'
-  remove_from({ keys[15], keys[16], lane_index_key(tag, lane_id, 'active'), lane_index_key(tag, lane_id, 'suspended'),
-    keys[17], keys[18], keys[19], keys[20], keys[21], keys[6], keys[11], keys[13], keys[14] }, 13, execution_id)
-  redis.call('SREM', keys[7], execution_id)
-  redis.call('ZADD', keys[12], now_ms, execution_id)
+  local attempt_state = is_set(attempt_index) and 'attempt_terminal' or record[7] or 'none'
+  write_terminal(core, 'cancelled', 'cancelled', attempt_state, now,
+    'cancellation_reason', reason,
+    'cancelled_by', is_set(source) and source or execution_id,
+    'current_suspension_id', '',
+    'current_waitpoint_id', '')
+  leave_indexes(keys, record[8] or 'default', execution_id)
+  redis.call('ZADD', terminal, now, execution_id)
   if source ~= 'flow_cascade' then
     publish_completion(record[9], execution_id, 'cancelled')
   end

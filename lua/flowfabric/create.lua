@@ -1,187 +1,205 @@
 -- Creation of executions.
 
--- HSET takes its fields as arguments, of which Lua can pass only some thousands at a time.
-local TAGS_PER_CALL = 1000
-
-local function is_present(value)
-  return value ~= nil and value ~= cjson.null
+-- Refuses a required capability that could not stand in a list.
+local function require_capability_token(token)
+  if type(token) ~= 'string' then
+    refuse('invalid_capabilities', 'required:non_string_token')
+  elseif token == '' then
+    refuse('invalid_capabilities', 'required:empty_token')
+  elseif string.find(token, ',', 1, true) then
+    refuse('invalid_capabilities', 'required:comma_in_token')
+  elseif string.find(token, '[%z\1-\32\127]') then
+    refuse('invalid_capabilities', 'required:control_or_whitespace')
+  end
 end
 
--- The required capabilities of a policy, sorted and joined; empty when there are none.
+-- A member of a decoded value, nil when it has none. Null counts as absent: the reference refuses it, although its own
+-- clients write it.
+local function json_member(json, name)
+  if type(json) == 'table' and json[name] ~= cjson.null then
+    return json[name]
+  end
+end
+
+-- Returns the capabilities that a policy requires: sorted, with commas between them, empty when there are none.
 local function required_capabilities(policy_json)
   if not is_set(policy_json) or policy_json == '{}' then
     return ''
   end
-  local decoded, policy = pcall(cjson.decode, policy_json)
-  if not decoded then
+  local is_readable, policy = pcall(cjson.decode, policy_json)
+  if not is_readable then
     refuse('invalid_policy_json', 'malformed')
   end
-  if type(policy) ~= 'table' or not is_present(policy.routing_requirements) then
+  local routing = json_member(policy, 'routing_requirements')
+  if routing == nil then
     return ''
-  end
-  if type(policy.routing_requirements) ~= 'table' then
+  elseif type(routing) ~= 'table' then
     refuse('invalid_policy_json', 'routing_requirements:not_object')
   end
-  local required = policy.routing_requirements.required_capabilities
-  if not is_present(required) then
+  local required = json_member(routing, 'required_capabilities')
+  if required == nil then
     return ''
-  end
-  if type(required) ~= 'table' then
+  elseif type(required) ~= 'table' then
     refuse('invalid_capabilities', 'required:not_array')
   end
   for _, token in ipairs(required) do
-    if type(token) ~= 'string' then
-      refuse('invalid_capabilities', 'required:non_string_token')
-    elseif token == '' then
-      refuse('invalid_capabilities', 'required:empty_token')
-    elseif string.find(token, ',', 1, true) then
-      refuse('invalid_capabilities', 'required:comma_in_token')
-    elseif string.find(token, '[%z\1-\32\127]') then
-      refuse('invalid_capabilities', 'required:control_or_whitespace')
-    end
+    require_capability_token(token)
   end
-  if #required > MAX_CAPABILITY_TOKENS then
+  if #required > MAX_CAPABILITIES then
     refuse('invalid_capabilities', 'required:too_many_tokens')
   end
   table.sort(required)
   local list = table.concat(required, ',')
-  if #list > MAX_CAPABILITY_BYTES then
+  if #list > MAX_CAPABILITIES_BYTES then
     refuse('invalid_capabilities', 'required:too_many_bytes')
   end
   return list
 end
 
--- Stores the tags; what is no JSON object with members is ignored.
-local function write_tags(tags, tags_json)
-  if not is_set(tags_json) or tags_json == '{}' then
-    return
+-- Writes the record. Its order is by use: the server looks for a field from the first one on, and every claim, renewal
+-- and outcome reads and writes those at the top.
+-- delay_until: as given, when it is still to come
+local function write_created(core, args, priority, delay_until, now)
+  redis.call('HSET', core,
+    'lifecycle_phase', 'runnable',
+    'ownership_state', 'unowned',
+    'lease_expires_at', '',
+    'current_lease_id', '',
+    'current_lease_epoch', '0',
+    'current_attempt_id', '',
+    'terminal_outcome', 'none',
+    'eligibility_state', delay_until and 'not_eligible_until_time' or 'eligible_now',
+    'attempt_state', 'pending_first_attempt',
+    'current_attempt_index', '',
+    'last_mutation_at', now,
+    'lease_last_renewed_at', '',
+    'lease_renewal_deadline', '',
+    'lease_revoked_at', '',
+    'public_state', delay_until and 'delayed' or 'waiting',
+    'blocking_reason', delay_until and 'waiting_for_delay' or 'waiting_for_worker',
+    'blocking_detail', delay_until and 'delayed until ' .. delay_until or '',
+    'last_transition_at', now,
+    'current_worker_id', '',
+    'current_worker_instance_id', '',
+    'lease_acquired_at', '',
+    'lease_expired_at', '',
+    'lease_revoke_reason', '',
+    'total_attempt_count', '0',
+    'started_at', '',
+    'flow_id', '',
+    'completed_at', '',
+    'current_lane', args[3],
+    'pending_retry_reason', '',
+    'pending_replay_reason', '',
+    'pending_replay_requested_by', '',
+    'pending_previous_attempt_index', '',
+    'progress_pct', '',
+    'progress_message', '',
+    'progress_updated_at', '',
+    'priority', priority,
+    'created_at', now,
+    'lane_id', args[3],
+    'retry_count', '0',
+    'replay_count', '0',
+    'lease_reclaim_count', '0',
+    'delay_until', delay_until or '',
+    'current_suspension_id', '',
+    'current_waitpoint_id', '',
+    'execution_id', args[1],
+    'namespace', args[2],
+    'execution_kind', args[4],
+    'partition_id', args[13],
+    'creator_identity', args[6])
+end
+
+local function write_submitted(payload, policy, tags, args)
+  if args[8] ~= '' then
+    redis.call('SET', payload, args[8])
   end
-  local decoded, found = pcall(cjson.decode, tags_json)
-  if not decoded or type(found) ~= 'table' then
-    return
+  if args[7] ~= '' then
+    redis.call('SET', policy, args[7])
   end
-  local pairs_left = {}
-  for name, value in pairs(found) do
-    pairs_left[#pairs_left + 1] = tostring(name)
-    pairs_left[#pairs_left + 1] = type(value) == 'table' and cjson.encode(value) or tostring(value)
-    if #pairs_left == 2 * TAGS_PER_CALL then
-      redis.call('HSET', tags, unpack(pairs_left))
-      pairs_left = {}
-    end
-  end
-  if #pairs_left > 0 then
-    redis.call('HSET', tags, unpack(pairs_left))
+  local members = args[11] ~= '' and args[11] ~= '{}' and flat_members(args[11])
+  if members then
+    write_members(tags, members)
   end
 end
 
-local function write_new_core(core, args, priority, delayed, required, now_ms)
-  redis.call('HSET', core,
-    'execution_id', args[1], 'namespace', args[2], 'lane_id', args[3], 'execution_kind', args[4],
-    'partition_id', args[13], 'priority', priority, 'creator_identity', args[6],
-    'lifecycle_phase', 'runnable', 'ownership_state', 'unowned',
-    'eligibility_state', delayed and 'not_eligible_until_time' or 'eligible_now',
-    'blocking_reason', delayed and 'waiting_for_delay' or 'waiting_for_worker',
-    'blocking_detail', delayed and ('delayed until ' .. args[9]) or '',
-    'terminal_outcome', 'none', 'attempt_state', 'pending_first_attempt',
-    'public_state', delayed and 'delayed' or 'waiting',
-    'total_attempt_count', '0', 'current_attempt_index', '', 'current_attempt_id', '',
-    'current_lease_id', '', 'current_lease_epoch', '0', 'current_worker_id', '',
-    'current_worker_instance_id', '', 'current_lane', args[3],
-    'retry_count', '0', 'replay_count', '0', 'lease_reclaim_count', '0',
-    'created_at', now_ms, 'started_at', '', 'completed_at', '',
-    'last_transition_at', now_ms, 'last_mutation_at', now_ms,
-    'lease_acquired_at', '', 'lease_expires_at', '', 'lease_last_renewed_at', '', 'lease_renewal_deadline', '',
-    'lease_expired_at', '', 'lease_revoked_at', '', 'lease_revoke_reason', '',
-    'delay_until', delayed and args[9] or '', 'current_suspension_id', '', 'current_waitpoint_id', '',
-    'pending_retry_reason', '', 'pending_replay_reason', '', 'pending_replay_requested_by', '',
-    'pending_previous_attempt_index', '',
-    'progress_pct', '', 'progress_message', '', 'progress_updated_at', '', 'flow_id', '')
-  if required ~= '' then
-    redis.call('HSET', core, 'required_capabilities', required)
+-- Returns the time for which to keep the idempotency key, or nil when it is not to be kept.
+local function dedup_ttl_argument(text)
+  local ttl_ms = tonumber(text)
+  if not ttl_ms or not (ttl_ms > 0) then
+    return nil
   end
+  return is_command_integer(ttl_ms) and ttl_ms or integer_argument(text, 'dedup_ttl_ms')
 end
 
 local CREATE_ARGUMENTS = { 'execution_id', 'namespace', 'lane_id', 'execution_kind', 'priority', 'creator_identity',
   'policy', 'payload', 'delay_until', 'dedup_ttl_ms', 'tags', 'execution_deadline', 'partition_id' }
 
--- ff_create_execution: create an execution, once per id and idempotency key.
+-- ff_create_execution: create an execution, once for an id and once for an idempotency key.
 -- KEYS  1 core                hash    the execution record
---       2 payload             string  the handler's input
---       3 policy              string  the policy as submitted
---       4 tags                hash    the submitter's labels
---       5 lane_index          zset    the lane's delayed index when a delay is given, else its eligible one
---       6 idempotency         string  the id created under the key, or ff:noop:… without one
+--       2 payload             string
+--       3 policy              string
+--       4 tags                hash
+--       5 lane_index          zset    the lane's: delayed when there is a delay, else eligible
+--       6 idempotency         string  the id of the execution created under the key; ff:noop:... for no key
 --       7 execution_deadline  zset    execution id -> deadline
---       8 all_executions      set     every execution of the partition
+--       8 all_executions      set     execution ids
 -- ARGV  1 execution_id
 --       2 namespace
 --       3 lane_id
 --       4 execution_kind
---       5 priority            number, clamped to 0 to 9000
+--       5 priority            number, brought into 0 to 9000
 --       6 creator_identity
---       7 policy              JSON, or empty
---       8 payload             bytes, or empty
---       9 delay_until         ms, or empty; one that is past means no delay
---      10 dedup_ttl_ms        integer, or empty for no idempotency record
---      11 tags                JSON object, or empty
---      12 execution_deadline  ms, or empty
---      13 partition_id
--- Replies  ok(execution_id, 'waiting' or 'delayed'), or DUPLICATE with the earlier id
+--       7 policy              JSON, stored as it is; routing_requirements.required_capabilities is read
+--       8 payload             any bytes; empty: none is stored
+--       9 delay_until         number, ms; empty or past: no delay
+--      10 dedup_ttl_ms        number; empty or not > 0: the key is not kept
+--      11 tags                JSON object; anything else is ignored
+--      12 execution_deadline  number, ms; empty: none
+--      13 partition_id        stored only
+-- Replies  ok(execution_id, 'waiting')  ok(execution_id, 'delayed')
+--          {1, 'DUPLICATE', execution_id} with the id of the earlier one
 -- Refuses  invalid_input  invalid_policy_json  invalid_capabilities
 register('ff_create_execution', function(keys, args)
-  local core, lane_index, idempotency = keys[1], keys[5], keys[6]
+  local core, lane_index, idempotency, execution_deadline, all_executions = keys[1], keys[5], keys[6], keys[7], keys[8]
   local execution_id = args[1]
-  local priority = number_argument(args[5], 'priority')
-  if priority < 0 then
-    priority = 0
-  elseif priority > 9000 then
-    priority = 9000
-  end
-  local remembers = is_set(idempotency) and not string.find(idempotency, 'ff:noop:', 1, true)
-  if remembers then
-    local earlier = redis.call('GET', idempotency)
-    if earlier then
-      return { 1, 'DUPLICATE', earlier }
-    end
-  end
-  if redis.call('EXISTS', core) == 1 then
+  local priority = clamped_priority(number_argument(args[5], 'priority'))
+  local has_key = is_set(idempotency) and not string.find(idempotency, 'ff:noop:', 1, true)
+  local earlier_id = has_key and redis.call('GET', idempotency)
+  if earlier_id then
+    return { 1, 'DUPLICATE', earlier_id }
+  elseif redis.call('EXISTS', core) == 1 then
     return { 1, 'DUPLICATE', execution_id }
   end
   local required = required_capabilities(args[7])
-  for position, name in ipairs(CREATE_ARGUMENTS) do
-    text_argument(args[position], name)
-  end
+  text_argument(args[#CREATE_ARGUMENTS], CREATE_ARGUMENTS[#args + 1]) -- names the first that is absent
   score_argument(args[5], 'priority')
-  local delay_until = is_set(args[9]) and number_argument(args[9], 'delay_until')
-  local deadline = is_set(args[12]) and score_argument(args[12], 'execution_deadline')
-  local dedup_ttl_ms = tonumber(args[10]) or 0
-  if remembers and dedup_ttl_ms > 0 then
-    integer_argument(args[10], 'dedup_ttl_ms')
-  end
+  local until_ms = args[9] ~= '' and number_argument(args[9], 'delay_until')
+  local deadline_ms = args[12] ~= '' and score_argument(args[12], 'execution_deadline')
+  local dedup_ttl_ms = has_key and dedup_ttl_argument(args[10])
 
   local now_ms = server_time_ms()
-  local delayed = delay_until and delay_until > now_ms
-  write_new_core(core, args, priority, delayed, required, now_ms)
-  if args[8] ~= '' then
-    redis.call('SET', keys[2], args[8])
+  local is_delayed = until_ms and until_ms > now_ms
+  write_created(core, args, priority, is_delayed and args[9], tostring(now_ms))
+  if required ~= '' then
+    redis.call('HSET', core, 'required_capabilities', required)
   end
-  if args[7] ~= '' then
-    redis.call('SET', keys[3], args[7])
-  end
-  write_tags(keys[4], args[11])
-  if delayed then
-    redis.call('ZADD', lane_index, delay_until, execution_id)
+  write_submitted(keys[2], keys[3], keys[4], args)
+  if is_delayed then
+    redis.call('ZADD', lane_index, until_ms, execution_id)
   else
-    -- The caller chose the delayed index because there is a delay; the reference would lose the execution there.
+    -- With a delay that is past the caller passes the delayed index, where the reference loses the execution.
     local eligible = string.gsub(lane_index, ':delayed$', ':eligible')
     redis.call('ZADD', eligible, eligible_score(priority, now_ms), execution_id)
   end
-  redis.call('SADD', keys[8], execution_id)
-  if deadline then
-    redis.call('ZADD', keys[7], deadline, execution_id)
+  redis.call('SADD', all_executions, execution_id)
+  if deadline_ms then
+    redis.call('ZADD', execution_deadline, deadline_ms, execution_id)
   end
-  if remembers and dedup_ttl_ms > 0 then
+  if dedup_ttl_ms then
     redis.call('SET', idempotency, execution_id, 'PX', dedup_ttl_ms)
   end
-  return ok(execution_id, delayed and 'delayed' or 'waiting')
+  return ok(execution_id, is_delayed and 'delayed' or 'waiting')
 end)

@@ -2,72 +2,78 @@
 
 -- ff_complete_execution: end an execution with success, and store its result.
 -- KEYS  1 core                hash    the execution record
---       2 attempt             hash    the current attempt
+--       2 attempt             hash    the current one
 --       3 lease_expiry        zset    execution id -> lease expiry
---       4 worker_leases       set     executions leased to the instance
---       5 terminal            zset    the lane's finished executions
---       6 lease_current       hash    the lease
---       7 lease_history       stream  lease events
---       8 active              zset    the lane's leased executions
---       9 stream_meta         hash    the attempt's output stream, closed if it exists
---      10 result              string  the handler's result
---      11 attempt_timeout     zset    execution id -> end of the attempt's time
+--       4 worker_leases       set     executions of the worker instance
+--       5 terminal            zset    the lane's
+--       6 lease_current       hash
+--       7 lease_history       stream
+--       8 active              zset    the lane's
+--       9 stream_meta         hash    the current attempt's; closed if it exists
+--      10 result              string  the handler's
+--      11 attempt_timeout     zset    execution id -> timeout
 --      12 execution_deadline  zset    execution id -> deadline
 -- ARGV  1 execution_id
 --       2 lease_id
 --       3 lease_epoch  compared as text
 --       4 attempt_id
---       5 result       bytes; nothing is stored when empty
+--       5 result       any bytes; empty or absent: none is stored, an earlier one stays
 -- Replies  ok('completed')
--- Refuses  invalid_input  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease
+-- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease
 register('ff_complete_execution', function(keys, args)
-  local core, execution_id, lease_history = keys[1], args[1], keys[7]
-  local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'lease_expires_at',
-    'current_lease_id', 'current_lease_epoch', 'current_attempt_id', 'terminal_outcome',
-    'current_attempt_index', 'flow_id')
+  local core, attempt, lease_expiry, worker_leases, terminal = keys[1], keys[2], keys[3], keys[4], keys[5]
+  local lease_current, lease_history, active, stream_meta = keys[6], keys[7], keys[8], keys[9]
+  local result, attempt_timeout, execution_deadline = keys[10], keys[11], keys[12]
+  local execution_id = args[1]
   local now_ms = server_time_ms()
-  require_lease(core, lease_history, record, args[2], args[3], args[4], now_ms)
-  text_argument(execution_id, 'execution_id')
+  local record = require_holder(core, lease_history, args, now_ms, 'flow_id')
 
-  redis.call('HSET', keys[2], 'attempt_state', 'ended_success', 'ended_at', now_ms)
-  close_stream(keys[9], 'attempt_success', now_ms)
+  local now = tostring(now_ms)
+  redis.call('HSET', attempt, 'attempt_state', 'ended_success', 'ended_at', now)
+  close_stream(stream_meta, 'attempt_success', now)
   if is_set(args[5]) then
-    redis.call('SET', keys[10], args[5])
+    redis.call('SET', result, args[5])
   end
-  write_released_core(core, now_ms,
-    'lifecycle_phase', 'terminal', 'eligibility_state', 'not_applicable', 'blocking_reason', 'none',
-    'blocking_detail', '', 'terminal_outcome', 'success', 'attempt_state', 'attempt_terminal',
-    'public_state', 'completed', 'completed_at', now_ms,
-    'lease_expired_at', '', 'lease_revoked_at', '', 'lease_revoke_reason', '')
-  clear_lease(keys[6], keys[3], keys[4], keys[8], keys[11], execution_id)
-  redis.call('ZADD', keys[5], now_ms, execution_id)
-  redis.call('ZREM', keys[12], execution_id)
-  append_history(lease_history, 'event', 'released', 'lease_id', args[2], 'lease_epoch', args[3],
-    'attempt_index', record[8] or '', 'reason', 'completed', 'ts', now_ms)
+  write_terminal(core, 'success', 'completed', 'attempt_terminal', now,
+    'lease_expired_at', '',
+    'lease_revoked_at', '',
+    'lease_revoke_reason', '')
+  release_lease(lease_current, lease_expiry, worker_leases, active, attempt_timeout, execution_id)
+  redis.call('ZREM', execution_deadline, execution_id)
+  redis.call('ZADD', terminal, now, execution_id)
+  append_history(lease_history,
+    'event', 'released',
+    'lease_id', args[2],
+    'lease_epoch', args[3],
+    'attempt_index', record[8] or '',
+    'reason', 'completed',
+    'ts', now)
   publish_completion(record[9], execution_id, 'success')
   return ok('completed')
 end)
 
+-- A pause that the policy does not name, or not as a number.
 local DEFAULT_BACKOFF_MS = 1000
 
--- How long to wait before the next attempt, from the policy's backoff member. What is no backoff counts as none.
+-- Returns how long to wait before the next attempt; it may be fractional, negative or infinite, but not NaN.
+-- backoff: the policy's member. What is no object counts as missing.
 local function backoff_ms(backoff, retry_count)
   if type(backoff) ~= 'table' then
     return DEFAULT_BACKOFF_MS
   end
-  local pause_ms = DEFAULT_BACKOFF_MS
+  local pause_ms
   if backoff.type == 'exponential' then
-    local initial_ms = tonumber(backoff.initial_delay_ms) or 1000
+    local first_ms = tonumber(backoff.initial_delay_ms) or DEFAULT_BACKOFF_MS
     local longest_ms = tonumber(backoff.max_delay_ms) or 60000
-    pause_ms = math.min(initial_ms * (tonumber(backoff.multiplier) or 2) ^ retry_count, longest_ms)
+    pause_ms = math.min(first_ms * (tonumber(backoff.multiplier) or 2) ^ retry_count, longest_ms)
   elseif backoff.type == 'fixed' then
-    pause_ms = tonumber(backoff.delay_ms) or DEFAULT_BACKOFF_MS
+    pause_ms = tonumber(backoff.delay_ms)
   end
-  -- NaN is no time to wait for.
-  return pause_ms == pause_ms and pause_ms or DEFAULT_BACKOFF_MS
+  return pause_ms and pause_ms == pause_ms and pause_ms or DEFAULT_BACKOFF_MS
 end
 
--- When the next attempt may begin, or nil when there is to be none.
+-- Returns when the next attempt may begin, or nil when there is to be none. A policy must not keep a failure from being
+-- recorded, so what it says badly counts as not said: no number of retries means none.
 local function retry_at_ms(policy_json, retry_count, now_ms)
   if not is_set(policy_json) then
     return nil
@@ -76,85 +82,87 @@ local function retry_at_ms(policy_json, retry_count, now_ms)
   if not decoded or type(policy) ~= 'table' then
     return nil
   end
-  if retry_count >= (tonumber(policy.max_retries) or 0) then
-    return nil
-  end
-  return now_ms + backoff_ms(policy.backoff, retry_count)
+  local is_due = retry_count < (tonumber(policy.max_retries) or 0)
+  return is_due and now_ms + backoff_ms(policy.backoff, retry_count) or nil
 end
 
-local function schedule_retry(keys, args, record, retry_count, until_ms, now_ms)
+-- Makes the execution wait for its next attempt, which the next claim creates.
+local function write_retry(core, delayed, args, attempt_index, retry_count, until_ms, now)
   local reason, until_text = args[5], tostring(until_ms)
-  write_released_core(keys[1], now_ms,
-    'lifecycle_phase', 'runnable', 'eligibility_state', 'not_eligible_until_time',
+  local detail = 'retry backoff until ' .. until_text .. ' (attempt ' .. attempt_index .. ' failed: ' .. reason .. ')'
+  write_released(core, now,
+    'lifecycle_phase', 'runnable',
+    'eligibility_state', 'not_eligible_until_time',
     'blocking_reason', 'waiting_for_retry_backoff',
-    'blocking_detail', 'retry backoff until ' .. until_text .. ' (attempt ' .. (record[8] or '') .. ' failed: '
-      .. reason .. ')',
-    'terminal_outcome', 'none', 'attempt_state', 'pending_retry_attempt', 'public_state', 'delayed',
-    'pending_retry_reason', reason, 'pending_previous_attempt_index', record[8] or '',
-    'retry_count', tostring(retry_count + 1), 'current_attempt_id', '', 'delay_until', until_text,
+    'blocking_detail', detail,
+    'terminal_outcome', 'none',
+    'attempt_state', 'pending_retry_attempt',
+    'public_state', 'delayed',
+    'pending_retry_reason', reason,
+    'pending_previous_attempt_index', attempt_index,
+    'retry_count', tostring(retry_count + 1),
+    'current_attempt_id', '',
+    'delay_until', until_text,
     'failure_reason', reason)
-  redis.call('ZADD', keys[6], until_ms, args[1])
+  redis.call('ZADD', delayed, until_ms, args[1])
 end
 
-local function end_with_failure(keys, args, now_ms)
-  write_released_core(keys[1], now_ms,
-    'lifecycle_phase', 'terminal', 'eligibility_state', 'not_applicable', 'blocking_reason', 'none',
-    'blocking_detail', '', 'terminal_outcome', 'failed', 'attempt_state', 'attempt_terminal',
-    'public_state', 'failed', 'failure_reason', args[5], 'completed_at', now_ms)
-  redis.call('ZREM', keys[12], args[1])
-  redis.call('ZADD', keys[5], now_ms, args[1])
-end
-
--- ff_fail_execution: end an attempt with a failure; the retry policy says whether another follows.
+-- ff_fail_execution: end an attempt with a failure, and schedule the next one when the retry policy allows it.
 -- KEYS  1 core                hash    the execution record
---       2 attempt             hash    the current attempt
+--       2 attempt             hash    the current one
 --       3 lease_expiry        zset    execution id -> lease expiry
---       4 worker_leases       set     executions leased to the instance
---       5 terminal            zset    the lane's finished executions
---       6 delayed             zset    the lane's executions that wait for a time
---       7 lease_current       hash    the lease
---       8 lease_history       stream  lease events
---       9 active              zset    the lane's leased executions
---      10 stream_meta         hash    the attempt's output stream, closed if it exists
---      11 attempt_timeout     zset    execution id -> end of the attempt's time
---      12 execution_deadline  zset    execution id -> deadline
+--       4 worker_leases       set     executions of the worker instance
+--       5 terminal            zset    the lane's
+--       6 delayed             zset    the lane's
+--       7 lease_current       hash
+--       8 lease_history       stream
+--       9 active              zset    the lane's
+--      10 stream_meta         hash    the current attempt's; closed if it exists
+--      11 attempt_timeout     zset    execution id -> timeout
+--      12 execution_deadline  zset    execution id -> deadline; a retry keeps it
 -- ARGV  1 execution_id
 --       2 lease_id
 --       3 lease_epoch       compared as text
 --       4 attempt_id
 --       5 failure_reason
 --       6 failure_category
---       7 retry_policy      JSON object; anything else means no retry
--- Replies  ok('retry_scheduled', until_ms) or ok('terminal_failed')
--- Refuses  invalid_input  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease
+--       7 retry_policy      JSON object: max_retries, backoff; anything else, or absent, for no retry
+-- Replies  ok('retry_scheduled', until_ms)  ok('terminal_failed')
+-- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease  invalid_input
 register('ff_fail_execution', function(keys, args)
-  local core, execution_id, lease_history = keys[1], args[1], keys[8]
-  local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'lease_expires_at',
-    'current_lease_id', 'current_lease_epoch', 'current_attempt_id', 'terminal_outcome',
-    'current_attempt_index', 'retry_count', 'flow_id')
+  local core, attempt, lease_expiry, worker_leases, terminal = keys[1], keys[2], keys[3], keys[4], keys[5]
+  local delayed, lease_current, lease_history, active = keys[6], keys[7], keys[8], keys[9]
+  local stream_meta, attempt_timeout, execution_deadline = keys[10], keys[11], keys[12]
+  local execution_id, failure_reason = args[1], args[5]
   local now_ms = server_time_ms()
-  require_lease(core, lease_history, record, args[2], args[3], args[4], now_ms)
-  text_argument(execution_id, 'execution_id')
-  text_argument(args[5], 'failure_reason')
+  local record = require_holder(core, lease_history, args, now_ms, 'flow_id', 'retry_count')
+  text_argument(failure_reason, 'failure_reason')
   text_argument(args[6], 'failure_category')
-
-  local retry_count = tonumber(record[9]) or 0
+  local attempt_index, retry_count = record[8] or '', tonumber(record[10]) or 0
   local until_ms = retry_at_ms(args[7], retry_count, now_ms)
-  redis.call('HSET', keys[2], 'attempt_state', 'ended_failure', 'ended_at', now_ms,
-    'failure_reason', args[5], 'failure_category', args[6])
-  close_stream(keys[10], 'attempt_failure', now_ms)
+
+  local now = tostring(now_ms)
+  redis.call('HSET', attempt,
+    'attempt_state', 'ended_failure',
+    'ended_at', now,
+    'failure_reason', failure_reason,
+    'failure_category', args[6])
+  close_stream(stream_meta, 'attempt_failure', now)
+  release_lease(lease_current, lease_expiry, worker_leases, active, attempt_timeout, execution_id)
+  append_history(lease_history,
+    'event', 'released',
+    'lease_id', args[2],
+    'lease_epoch', args[3],
+    'attempt_index', attempt_index,
+    'reason', until_ms and 'failed_retry_scheduled' or 'failed_terminal',
+    'ts', now)
   if until_ms then
-    schedule_retry(keys, args, record, retry_count, until_ms, now_ms)
-  else
-    end_with_failure(keys, args, now_ms)
-  end
-  clear_lease(keys[7], keys[3], keys[4], keys[9], keys[11], execution_id)
-  append_history(lease_history, 'event', 'released', 'lease_id', args[2], 'lease_epoch', args[3],
-    'attempt_index', record[8] or '', 'reason', until_ms and 'failed_retry_scheduled' or 'failed_terminal',
-    'ts', now_ms)
-  if until_ms then
+    write_retry(core, delayed, args, attempt_index, retry_count, until_ms, now)
     return ok('retry_scheduled', tostring(until_ms))
   end
-  publish_completion(record[10], execution_id, 'failed')
+  write_terminal(core, 'failed', 'failed', 'attempt_terminal', now, 'failure_reason', failure_reason)
+  redis.call('ZREM', execution_deadline, execution_id)
+  redis.call('ZADD', terminal, now, execution_id)
+  publish_completion(record[9], execution_id, 'failed')
   return ok('terminal_failed')
 end)

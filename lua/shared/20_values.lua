@@ -52,3 +52,9 @@ end
 local function is_command_integer(number)
   return number == math.floor(number) and number < 1e17 and number > -1e17
 end
+
+-- A number from a field of a record: 0 when it is missing, or damaged. NaN is no score, so it counts as damaged.
+local function stored_number(value)
+  local number = tonumber(value)
+  return number and number == number and number or 0
+end

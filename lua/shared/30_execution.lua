@@ -27,6 +27,14 @@ local function worker_leases_key(tag, worker_instance_id)
   return 'ff:idx:' .. tag .. ':worker:' .. worker_instance_id .. ':leases'
 end
 
+-- Brings a priority into the range that there is. NaN stays NaN.
+local function clamped_priority(number)
+  if number < 0 then
+    return 0
+  end
+  return number > 9000 and 9000 or number
+end
+
 -- Lowest first: higher priority, then older. Every re-entry recomputes it, so age is kept.
 local function eligible_score(priority, created_at_ms)
   return 0 - priority * 1000000000000 + created_at_ms

@@ -1,47 +1,49 @@
--- Capability tokens: comma-separated lists, compared as sets of byte strings.
+-- Capabilities: what an execution requires of a worker, and what a worker offers. Both are lists of tokens with commas
+-- between them, compared as sets of bytes.
 
-local MAX_CAPABILITY_BYTES = 4096
-local MAX_CAPABILITY_TOKENS = 256
+local MAX_CAPABILITIES_BYTES = 4096
+local MAX_CAPABILITIES = 256
 
--- The tokens of a list as a set, and how many there were; empty pieces do not count.
-local function capability_set(list)
-  local set, count = {}, 0
-  for token in string.gmatch(list, '[^,]+') do
-    set[token] = true
-    count = count + 1
-  end
-  return set, count
-end
-
--- Refuses a list that is over the limits; returns its set.
+-- Refuses a list that is over the limits. Between two commas there need not be a token.
 -- side: 'required' or 'worker', for the detail
-local function bounded_capabilities(list, side)
-  if #list > MAX_CAPABILITY_BYTES then
+local function require_capability_limits(list, side)
+  if #list > MAX_CAPABILITIES_BYTES then
     refuse('invalid_capabilities', side .. ':too_many_bytes')
   end
-  local set, count = capability_set(list)
-  if count > MAX_CAPABILITY_TOKENS then
+  local _, count = string.gsub(list, '[^,]+', '')
+  if count > MAX_CAPABILITIES then
     refuse('invalid_capabilities', side .. ':too_many_tokens')
   end
-  return set
 end
 
--- Refuses a worker that lacks a required token, noting when. Both arguments are lists, or unset.
-local function require_capabilities(core, required, offered, now_ms)
-  if not is_set(required) and not is_set(offered) then
-    return
+-- Returns the required tokens that are not offered, sorted, with commas between them; empty when there are none.
+local function missing_capabilities(required, offered)
+  local offers, missing = {}, {}
+  for token in string.gmatch(offered, '[^,]+') do
+    offers[token] = true
   end
-  local needed = bounded_capabilities(required or '', 'required')
-  local held = bounded_capabilities(offered or '', 'worker')
-  local missing = {}
-  for token in pairs(needed) do
-    if not held[token] then
+  for token in string.gmatch(required, '[^,]+') do
+    if not offers[token] then
+      offers[token] = true -- a token that is required twice is missing once
       missing[#missing + 1] = token
     end
   end
-  if #missing > 0 then
-    table.sort(missing)
-    redis.call('HSET', core, 'last_capability_mismatch_at', now_ms)
-    refuse('capability_mismatch', table.concat(missing, ','))
+  table.sort(missing)
+  return table.concat(missing, ',')
+end
+
+-- Refuses a worker that lacks a required token, and notes when. Both lists may be unset.
+local function require_capabilities(core, required, offered, now)
+  local is_required, is_offered = is_set(required), is_set(offered)
+  if is_required then
+    require_capability_limits(required, 'required')
+  end
+  if is_offered then
+    require_capability_limits(offered, 'worker')
+  end
+  local missing = is_required and missing_capabilities(required, offered or '') or ''
+  if missing ~= '' then
+    redis.call('HSET', core, 'last_capability_mismatch_at', now)
+    refuse('capability_mismatch', missing)
   end
 end

@@ -1,7 +1,7 @@
 """What the tests of executions share: an execution's keys, and the calls of its life by name.
 
-``create``, ``grant`` and ``claim`` assert that the call succeeds; ``call_…`` return any reply. Arguments are changed by
-name, and UNSET cuts the arguments off before that name.
+``create``, ``grant`` and ``claim`` assert that the call succeeds; ``call_…`` return any reply. Arguments are changed
+by name, and UNSET cuts them off before that name.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys
-from tests.lua.suspensions import UNSET, changed
+from tests.lua.suspensions import UNSET, changed, put
 from tests.lua.world import Arg, World
 
 LANE = LaneId("default")
 POOL = "pool"
 WORKER = "w1"
+RECLAIMER = "w2"
 TTL_MS = 30_000
 
 CREATE: dict[str, Arg] = {
@@ -73,12 +74,30 @@ CLAIM_RESUMED: dict[str, Arg] = {
 RECLAIM: dict[str, Arg] = {
     "execution_id": "",
     "worker_id": POOL,
-    "worker_instance_id": WORKER,
+    "worker_instance_id": RECLAIMER,
     "lane_id": LANE,
     "lease_id": "",
     "lease_ttl_ms": TTL_MS,
     "attempt_id": "",
     "attempt_policy": "{}",
+}
+
+
+# What the end of a lease leaves in the record.
+EXPIRED = {
+    "ownership_state": "lease_expired_reclaimable",
+    "blocking_reason": "waiting_for_worker",
+    "blocking_detail": "lease expired, awaiting reclaim",
+    "attempt_state": "attempt_interrupted",
+    "lease_expired_at": "5",
+}
+REVOKED = {
+    "ownership_state": "lease_revoked",
+    "blocking_reason": "waiting_for_worker",
+    "blocking_detail": "lease revoked: operator",
+    "attempt_state": "attempt_interrupted",
+    "lease_revoked_at": "5",
+    "lease_revoke_reason": "operator",
 }
 
 
@@ -165,6 +184,12 @@ def call_reclaim_grant(world: World, keys: ExecutionKeys, **changes: Any) -> Any
     return world.call("ff_issue_reclaim_grant", call_keys, changed(GRANT, with_id(keys, changes)))
 
 
+def grant_reclaim(world: World, keys: ExecutionKeys) -> Any:
+    """Grant the execution to the worker instance that reclaims it; return the grant's record."""
+    assert call_reclaim_grant(world, keys, worker_instance_id=RECLAIMER) == [1, "OK", keys.id]
+    return world.value(keys.part("claim_grant"))
+
+
 def claim(world: World, keys: ExecutionKeys | None = None, **changes: Any) -> Claimed:
     """Grant the execution, by default a new one, and claim it."""
     keys = keys or create(world)
@@ -214,9 +239,9 @@ def call_claim_resumed(world: World, keys: ExecutionKeys, **changes: Any) -> Any
 
 
 def call_reclaim(world: World, keys: ExecutionKeys, *, old_index: int = 0, **changes: Any) -> Any:
-    """Call ff_reclaim_execution with a new lease id and attempt id, for another worker than the old one."""
+    """Call ff_reclaim_execution with a new lease id and attempt id, for another worker instance than the claim's."""
     ids = {"lease_id": str(uuid.uuid4()), "attempt_id": str(uuid.uuid4())}
-    worker = str(changes.get("worker_instance_id", WORKER))
+    worker = str(changes.get("worker_instance_id", RECLAIMER))
     call_keys = [
         keys.core,
         keys.part("claim_grant"),
@@ -234,6 +259,23 @@ def call_reclaim(world: World, keys: ExecutionKeys, *, old_index: int = 0, **cha
         keys.partition.index("execution_deadline"),
     ]
     return world.call("ff_reclaim_execution", call_keys, changed(RECLAIM, with_id(keys, {**ids, **changes})))
+
+
+def reclaimable(world: World, *, policy: str = "{}", **core: str) -> Claimed:
+    """Claim a new execution with a timeout and a deadline, then set its record as an expired lease leaves it."""
+    keys = create(world, policy=policy, execution_deadline="4102444800000")
+    lease = claim(world, keys, attempt_timeout_ms="60000")
+    put(world, keys.core, **{**EXPIRED, **core})
+    return lease
+
+
+def claimable(world: World, **core: str) -> ExecutionKeys:
+    """Create and grant a new execution, then set fields of its record."""
+    keys = create(world)
+    grant(world, keys)
+    if core:
+        put(world, keys.core, **core)
+    return keys
 
 
 def claimed(keys: ExecutionKeys, reply: Any) -> Claimed:

@@ -1,0 +1,142 @@
+-- Reclaims: another worker takes over an execution whose lease has expired or was revoked.
+
+local DEFAULT_MAX_RECLAIMS = 100
+
+-- How often the execution's policy lets it be reclaimed. A policy must not keep an execution from being taken over, so
+-- what it says badly counts as not said.
+local function max_reclaims(core)
+  local policy_json = redis.call('GET', (string.gsub(core, ':core$', ':policy')))
+  local is_readable, policy = pcall(cjson.decode, policy_json or '')
+  return is_readable and type(policy) == 'table' and tonumber(policy.max_reclaim_count) or DEFAULT_MAX_RECLAIMS
+end
+
+-- Takes the execution from the worker instance that held it. Its set is found here: the caller passes the new one's.
+local function leave_holder(core, instance_id, execution_id)
+  if is_set(instance_id) then
+    redis.call('SREM', worker_leases_key(tag_of(core), instance_id), execution_id)
+  end
+end
+
+-- Ends an execution that has been reclaimed as often as it may be. Unlike a failure that the holder reports, this
+-- leaves the times of the lease in the record.
+-- holder: {lease_id, lease_epoch, attempt_index, worker_instance_id}, the record's
+local function end_unreclaimable(keys, execution_id, holder, lane_id, flow_id, now)
+  local core, attempt, stream_meta, lease_current, lease_history = keys[1], keys[3], keys[4], keys[8], keys[9]
+  local lease_expiry, worker_leases, active = keys[10], keys[11], keys[12]
+  local attempt_timeout, execution_deadline = keys[13], keys[14]
+  if is_set(holder.attempt_index) then
+    redis.call('HSET', attempt,
+      'attempt_state', 'ended_failure',
+      'ended_at', now,
+      'failure_reason', 'max_reclaims_exceeded')
+  end
+  close_stream(stream_meta, 'attempt_failure', now)
+  redis.call('HSET', core,
+    'lifecycle_phase', 'terminal',
+    'ownership_state', 'unowned',
+    'eligibility_state', 'not_applicable',
+    'blocking_reason', 'none',
+    'blocking_detail', '',
+    'terminal_outcome', 'failed',
+    'attempt_state', 'attempt_terminal',
+    'public_state', 'failed',
+    'failure_reason', 'max_reclaims_exceeded',
+    'completed_at', now,
+    'current_lease_id', '',
+    'current_worker_id', '',
+    'current_worker_instance_id', '',
+    'last_transition_at', now,
+    'last_mutation_at', now)
+  release_lease(lease_current, lease_expiry, worker_leases, active, attempt_timeout, execution_id)
+  leave_holder(core, holder.worker_instance_id, execution_id)
+  redis.call('ZREM', execution_deadline, execution_id)
+  redis.call('ZADD', lane_index_key(tag_of(core), lane_id, 'terminal'), now, execution_id)
+  append_history(lease_history,
+    'event', 'released',
+    'lease_id', holder.lease_id or '',
+    'lease_epoch', holder.lease_epoch,
+    'attempt_index', holder.attempt_index,
+    'reason', 'max_reclaims_exceeded',
+    'ts', now)
+  publish_completion(flow_id, execution_id, 'failed')
+end
+
+-- ff_reclaim_execution: end the attempt whose lease is over, and begin another under a new lease.
+-- KEYS  1 core                hash    the execution record
+--       2 claim_grant         hash    loses its use
+--       3 old_attempt         hash    the current one
+--       4 old_stream_meta     hash    the current attempt's; closed if it exists
+--       5 attempt             hash    not touched, like 6: the record's number of attempts names the new one
+--       6 attempt_usage       hash
+--       7 attempts            zset    attempt index -> its beginning
+--       8 lease_current       hash
+--       9 lease_history       stream
+--      10 lease_expiry        zset    execution id -> lease expiry
+--      11 worker_leases       set     executions of the new worker instance; the old one's is found here
+--      12 active              zset    the lane's
+--      13 attempt_timeout     zset    execution id -> timeout; loses the old attempt's
+--      14 execution_deadline  zset    execution id -> deadline
+-- ARGV  1 execution_id
+--       2 worker_id           as in the grant
+--       3 worker_instance_id
+--       4 lane_id             stored only
+--       5 lease_id            a new one
+--       6 lease_ttl_ms        number
+--       7 attempt_id          a new one
+--       8 attempt_policy      not read
+-- Replies  ok(lease_id, lease_epoch, expires_at_ms, attempt_id, attempt_index, 'reclaim')
+-- Refuses  invalid_input  execution_not_found  execution_not_reclaimable
+--          max_retries_exhausted (too many reclaims: the execution has failed)  invalid_claim_grant
+register('ff_reclaim_execution', function(keys, args)
+  local core, claim_grant, old_attempt, old_stream_meta, attempts = keys[1], keys[2], keys[3], keys[4], keys[7]
+  local lease_current, lease_history, lease_expiry, worker_leases = keys[8], keys[9], keys[10], keys[11]
+  local active, attempt_timeout, execution_id = keys[12], keys[13], args[1]
+  local ttl_ms = number_argument(args[6], 'lease_ttl_ms')
+  local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'lease_reclaim_count',
+    'total_attempt_count', 'current_lease_id', 'current_lease_epoch', 'current_attempt_index',
+    'current_worker_instance_id', 'lane_id', 'current_lane', 'flow_id')
+  local ownership, old_epoch, old_index = record[2], record[6] or '0', record[7] or ''
+  if record[1] ~= 'active' or (ownership ~= 'lease_expired_reclaimable' and ownership ~= 'lease_revoked') then
+    refuse('execution_not_reclaimable')
+  end
+  local now_ms, reclaims = server_time_ms(), stored_number(record[3])
+  if reclaims >= max_reclaims(core) then
+    local holder = { lease_id = record[5], lease_epoch = old_epoch, attempt_index = old_index,
+      worker_instance_id = record[8] }
+    end_unreclaimable(keys, execution_id, holder, record[9] or record[10] or 'default', record[11], tostring(now_ms))
+    refuse('max_retries_exhausted')
+  end
+  require_grant(claim_grant, args[2])
+  score_argument(args[6], 'lease_ttl_ms')
+  local attempt_id = text_argument(args[7], 'attempt_id')
+
+  local lease = new_lease(args, args[5], attempt_id, old_epoch, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
+  local index, reason = stored_number(record[4]), 'lease_' .. ownership
+  local attempt_index = tostring(index)
+  redis.call('HSET', old_attempt,
+    'attempt_state', 'interrupted_reclaimed',
+    'ended_at', lease.now,
+    'failure_reason', reason)
+  close_stream(old_stream_meta, 'reclaimed', lease.now)
+  begin_attempt(attempt_key(tag_of(core), execution_id, attempt_index), attempts, attempt_index, lease, 'reclaim',
+    'reclaim_reason', reason,
+    'previous_attempt_index', old_index)
+  write_lease(core, claim_grant, lease_current, lease,
+    'current_attempt_index', attempt_index,
+    'current_attempt_id', attempt_id,
+    'total_attempt_count', tostring(index + 1),
+    'lease_reclaim_count', tostring(reclaims + 1))
+  leave_holder(core, record[8], execution_id)
+  index_lease(lease_expiry, worker_leases, active, lease)
+  redis.call('ZREM', attempt_timeout, execution_id)
+  append_history(lease_history,
+    'event', 'reclaimed',
+    'old_lease_epoch', old_epoch,
+    'new_lease_id', lease.id,
+    'new_lease_epoch', lease.epoch,
+    'new_attempt_id', attempt_id,
+    'new_attempt_index', attempt_index,
+    'worker_id', lease.worker_id,
+    'ts', lease.now)
+  return lease_reply(lease, attempt_index, 'reclaim')
+end)
