@@ -63,8 +63,14 @@ def key_faults(rows: tuple[Row, ...], used: set[int]) -> list[str]:
     names = {position: row.name for position, row in enumerate(rows, start=1)}
     contradicted = sorted(unused & used & names.keys())
     found += [f"uses key {names[position]}, which says that it does not" for position in contradicted]
-    silent = sorted(names.keys() - used - unused)
+    lists = {position for position, row in enumerate(rows, start=1) if is_list(row)}  # used by computed positions
+    silent = sorted(names.keys() - used - unused - lists)
     return found + [f"does not use key {names[position]}: say 'not touched'" for position in silent]
+
+
+def is_list(row: Row) -> bool:
+    """Tell whether a row stands for a list: of N elements, or of all from its position on."""
+    return re.match(rf"((?:{'|'.join(KEY_TYPES)}) +)?N ", row.meaning) is not None or row.position.endswith("..")
 
 
 def has_type(row: Row) -> bool:
@@ -80,7 +86,7 @@ def list_faults(label: str, rows: tuple[Row, ...], used: set[int]) -> list[str]:
         for row in rows:
             if first_position(row, length) != expected:
                 return [f"{label} {row.position} {row.name} should be the {expected}. with N = {length}"]
-            listed = expected + (length if row.meaning.startswith("N ") else 1) - 1
+            listed = expected + (length if is_list(row) else 1) - 1
             expected = listed + 1
         is_open = bool(rows) and rows[-1].position.endswith("..")
         beyond = [] if is_open else sorted(position for position in used if position > listed)
@@ -188,6 +194,11 @@ def test_a_header_that_agrees_with_the_code_has_no_differences(tmp_path: Path) -
 def test_an_open_list_covers_all_positions_from_its_first_on(tmp_path: Path) -> None:
     header = re.sub(r"--       2 count(.*\n)+?(?=-- Replies)", "--       2.. names\n", HEADER)
     assert "2.. names" in header
+    assert compare(tmp_path, header) == []
+
+
+def test_a_list_of_keys_is_used_by_computed_positions(tmp_path: Path) -> None:
+    header = HEADER.replace("-- ARGV", "--       3 parts  hash    N of them\n-- ARGV", 1)
     assert compare(tmp_path, header) == []
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, StoreUnavailableError
@@ -29,20 +29,15 @@ def ping(settings: StoreConfig) -> object:
         wire.close()
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an authority, and a certificate for localhost that it has signed."""
     folder = tmp_path_factory.mktemp("certificates")
-    subject = ("-subj", "/CN=localhost")
-    openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", *subject)
-    openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "own.key", "-out", "own.csr", *subject)
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    authority = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
-    openssl(folder, "x509", "-req", "-in", "own.csr", "-out", "own.crt", *authority)
+    authority = trustme.CA()
+    own = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    own.private_key_pem.write_to_path(folder / "own.key")
+    own.cert_chain_pems[0].write_to_path(folder / "own.crt")
     return folder
 
 
