@@ -35,7 +35,6 @@ register('ff_promote_delayed', function(keys, args)
 
   local now = tostring(now_ms)
   redis.call('HSET', core,
-    'lifecycle_phase', 'runnable',
     'ownership_state', 'unowned',
     'eligibility_state', 'eligible_now',
     'blocking_reason', 'waiting_for_worker',

@@ -136,7 +136,6 @@ register('ff_revoke_lease', function(keys, args)
 
   local now = tostring(server_time_ms())
   redis.call('HSET', core,
-    'lifecycle_phase', 'active',
     'ownership_state', 'lease_revoked',
     'eligibility_state', record[4] or 'not_applicable',
     'blocking_reason', 'waiting_for_worker',
