@@ -29,6 +29,7 @@ LANE = "stdlib"
 START_S = 60.0
 STOP_S = 60.0
 LOOK_EVERY_S = 0.2
+FIND_BUSY_S = 1.0
 BAR_WIDTH = 40
 
 WORKER_TOML = """\
@@ -160,13 +161,18 @@ def progress(client: Client, worker: subprocess.Popen[bytes], executions: Sequen
 
 
 def kill_one_child(worker_pid: int) -> int:
-    """Kill one of the worker's child processes; return its process id."""
-    for process in psutil.Process(worker_pid).children():
-        if "ffsuper.child.forkserver" in process.cmdline():
-            child: psutil.Process = random.choice(process.children())
-            child.send_signal(signal.SIGKILL)
-            return int(child.pid)
-    raise SystemExit("the worker has no child processes")
+    """Kill one of the worker's child processes, a busy one if one is found soon; return its process id."""
+    servers = [one for one in psutil.Process(worker_pid).children() if "ffsuper.child.forkserver" in one.cmdline()]
+    children = [child for server in servers for child in server.children()]
+    if not children:
+        raise SystemExit("the worker has no child processes")
+    give_up_s = time.monotonic() + FIND_BUSY_S
+    busy = None
+    while busy is None and time.monotonic() < give_up_s:
+        busy = next((child for child in children if child.status() == psutil.STATUS_RUNNING), None)
+    victim = busy or random.choice(children)
+    victim.send_signal(signal.SIGKILL)
+    return int(victim.pid)
 
 
 def report(
