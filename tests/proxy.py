@@ -18,11 +18,13 @@ class Proxy:
         url: where clients connect.
         lose_reply_to: given a request's bytes, tells whether to forward it and then cut the connection instead of
             passing the reply on. Reset by the proxy once it has happened.
+        lose_request: likewise, but cut the connection before the request is forwarded.
         lost: requests whose replies were lost.
     """
 
     url: str
     lose_reply_to: Callable[[bytes], bool] | None = None
+    lose_request: Callable[[bytes], bool] | None = None
     lost: list[bytes] = field(default_factory=list)
 
 
@@ -42,6 +44,9 @@ async def running_proxy(folder: Path, server: Path) -> AsyncIterator[Proxy]:
 
             async def requests() -> None:
                 async for data in client:
+                    if proxy.lose_request is not None and proxy.lose_request(bytes(data)):
+                        proxy.lose_request = None
+                        break
                     if proxy.lose_reply_to is not None and proxy.lose_reply_to(bytes(data)):
                         proxy.lose_reply_to = None
                         proxy.lost.append(bytes(data))

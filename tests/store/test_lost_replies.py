@@ -1,0 +1,106 @@
+"""Answers that are lost after the store has carried the call out: a proxy cuts the connection in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from ffsuper.client import Client
+from ffsuper.clock import boottime_s
+from ffsuper.config import StoreConfig
+from ffsuper.errors import LeaseLostError, OutcomeUnknownError, RefusedError, StoreUnavailableError
+from ffsuper.messages import Candidate, Claim, ClaimKind, Completed, Deferred, Failed, Outcome
+from ffsuper.store.claims import ClaimDoubtError, Identity
+from ffsuper.store.store import Store, open_store, prepare
+from tests.fakes import LANE
+from tests.proxy import Proxy, running_proxy
+
+IDENTITY = Identity("test", "test-1", "", 60_000)
+
+
+@asynccontextmanager
+async def behind_proxy(server_url: str, folder: Path) -> AsyncIterator[tuple[Store, Proxy, Candidate]]:
+    """Provide a store behind a proxy, and one execution that is waiting there."""
+    with redis.Redis.from_url(server_url) as server:
+        server.flushall()
+    prepare(StoreConfig(url=server_url))
+    with Client(server_url) as client:
+        execution = client.submit("job", b"\x00\xff")
+    candidate = Candidate(execution, LANE, ClaimKind.NEW, "job")
+    async with (
+        running_proxy(folder, Path(server_url.removeprefix("unix://"))) as proxy,
+        open_store(StoreConfig(url=proxy.url), IDENTITY, boottime_s) as store,
+    ):
+        yield store, proxy, candidate
+
+
+async def test_a_claim_whose_answer_was_lost_is_found_and_adopted_whole(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        proxy.lose_reply_to = lambda request: b"ff_claim_execution" in request
+        (doubt,) = await store.claims.claim([candidate])
+        assert isinstance(doubt, ClaimDoubtError)
+        claim = await store.claims.look_up(doubt)
+        assert isinstance(claim, Claim)
+        assert (claim.lease.lease_id, claim.lease.epoch) == (doubt.lease.lease_id, 1)
+        assert (claim.payload, claim.attempt_type) == (b"\x00\xff", "initial")
+        assert await store.leases.renew([claim.lease], 5) == [None]
+
+
+async def test_a_claim_that_never_arrived_is_known_not_to_be_ours(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        proxy.lose_request = lambda request: b"ff_claim_execution" in request
+        (doubt,) = await store.claims.claim([candidate])
+        assert isinstance(doubt, ClaimDoubtError)
+        assert isinstance(await store.claims.look_up(doubt), RefusedError)
+        (claim,) = await store.claims.claim([candidate])
+        assert isinstance(claim, Claim)
+
+
+async def claimed(store: Store, candidate: Candidate) -> Claim:
+    (claim,) = await store.claims.claim([candidate])
+    assert isinstance(claim, Claim)
+    return claim
+
+
+OUTCOMES = [Completed(b"result"), Failed("broken", "exception"), Deferred(0)]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda one: type(one).__name__)
+async def test_an_outcome_whose_answer_was_lost_is_proved_by_the_lease_history(
+    outcome: Outcome, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        proxy.lose_reply_to = lambda request: b"FCALL" in request
+        with pytest.raises(OutcomeUnknownError):
+            await store.outcomes.deliver(claim.lease, outcome, b"")
+        with pytest.raises(LeaseLostError):
+            await store.outcomes.deliver(claim.lease, outcome, b"")
+        assert await store.outcomes.was_delivered(claim.lease, outcome)
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda one: type(one).__name__)
+async def test_an_outcome_that_never_arrived_is_delivered_by_the_next_try(
+    outcome: Outcome, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        proxy.lose_request = lambda request: b"FCALL" in request
+        with pytest.raises(OutcomeUnknownError):
+            await store.outcomes.deliver(claim.lease, outcome, b"")
+        assert not await store.outcomes.was_delivered(claim.lease, outcome)
+        await store.outcomes.deliver(claim.lease, outcome, b"")
+        assert await store.outcomes.was_delivered(claim.lease, outcome)
+
+
+async def test_a_renewal_whose_answer_was_lost_is_simply_repeated(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        proxy.lose_reply_to = lambda request: b"ff_renew_lease" in request
+        (result,) = await store.leases.renew([claim.lease], 5)
+        assert isinstance(result, OutcomeUnknownError | StoreUnavailableError)
+        assert await store.leases.renew([claim.lease], 5) == [None]
