@@ -93,10 +93,10 @@ local function resolve_edge(keys, args, state, now)
   local open = stored_number(counts[1]) - 1
   redis.call('HSET', dep, 'state', state, 'last_resolved_at', now)
   redis.call('SREM', unresolved, args[1])
-  redis.call('HSET', meta, 'unsatisfied_required_count', tostring(open), 'last_dependency_update_at', now)
   if state == 'impossible' then
     redis.call('HSET', meta, 'impossible_required_count', tostring(stored_number(counts[2]) + 1))
   end
+  redis.call('HSET', meta, 'unsatisfied_required_count', tostring(open), 'last_dependency_update_at', now)
   return open
 end
 

@@ -2,14 +2,6 @@
 
 local DEFAULT_MAX_RECLAIMS = 100
 
--- How often the execution's policy lets it be reclaimed. A policy must not keep an execution from being taken over, so
--- what it says badly counts as not said.
-local function max_reclaims(core)
-  local policy_json = redis.call('GET', (string.gsub(core, ':core$', ':policy')))
-  local is_readable, policy = pcall(cjson.decode, policy_json or '')
-  return is_readable and type(policy) == 'table' and tonumber(policy.max_reclaim_count) or DEFAULT_MAX_RECLAIMS
-end
-
 -- Takes the execution from the worker instance that held it. Its set is found here: the caller passes the new one's.
 local function leave_holder(core, instance_id, execution_id)
   if is_set(instance_id) then
@@ -100,7 +92,7 @@ register('ff_reclaim_execution', function(keys, args)
     refuse('execution_not_reclaimable')
   end
   local now_ms, reclaims = server_time_ms(), stored_number(record[3])
-  if reclaims >= max_reclaims(core) then
+  if reclaims >= policy_number(core, 'max_reclaim_count', DEFAULT_MAX_RECLAIMS) then
     local holder = { lease_id = record[5], lease_epoch = old_epoch, attempt_index = old_index,
       worker_instance_id = record[8] }
     end_unreclaimable(keys, execution_id, holder, record[9] or record[10] or 'default', record[11], tostring(now_ms))

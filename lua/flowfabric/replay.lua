@@ -75,8 +75,8 @@ register('ff_replay_execution', function(keys, args)
   redis.call('ZREM', terminal, execution_id)
   -- The reference blocks a skipped member even when no edge is open: then nothing releases it, ever.
   if is_skipped_member and (open > 0 or redis.call('SCARD', keys[7]) > 0) then
-    local detail = open .. ' dep(s) unsatisfied after replay'
-    write_replayed(core, 'blocked_by_dependencies', 'waiting_for_children', detail, 'waiting_children', replay_count, now)
+    write_replayed(core, 'blocked_by_dependencies', 'waiting_for_children', open .. ' dep(s) unsatisfied after replay',
+      'waiting_children', replay_count, now)
     redis.call('ZADD', keys[5], created_at_ms, execution_id)
   else
     write_replayed(core, 'eligible_now', 'waiting_for_worker', '', 'waiting', replay_count, now)

@@ -47,6 +47,13 @@ local function text_argument(value, name)
   return value
 end
 
+-- For keys that are written after others: the reference raises half-way at one that was not passed.
+local function require_keys(keys, count)
+  if #keys < count then
+    refuse('invalid_input', 'KEYS must be ' .. count .. ', got: ' .. #keys)
+  end
+end
+
 -- Whether a command that wants an integer reads this number: Redis prints it with %.17g, from 1e17 on with an
 -- exponent. NaN fails the first comparison.
 local function is_command_integer(number)

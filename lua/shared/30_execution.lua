@@ -10,6 +10,14 @@ local function require_execution(core, ...)
   return record
 end
 
+-- A number that the execution's policy sets. A policy must not keep an execution from going on, so what it says badly
+-- counts as not said.
+local function policy_number(core, member, default)
+  local policy_json = redis.call('GET', (string.gsub(core, ':core$', ':policy')))
+  local is_readable, policy = pcall(cjson.decode, policy_json or '')
+  return is_readable and type(policy) == 'table' and tonumber(policy[member]) or default
+end
+
 -- The hash tag of a key with its braces: '{fp:7}'.
 local function tag_of(key)
   return string.match(key, '(%b{})')
