@@ -42,6 +42,13 @@ class World:
         """Call a function; return its reply with all bytes decoded (latin-1 keeps any byte)."""
         return decoded(self.command("FCALL", function, len(keys), *keys, *args))
 
+    def try_call(self, function: str, keys: list[str], args: list[Arg]) -> Any:
+        """Call a function; return its reply, or the text of a script error."""
+        try:
+            return self.call(function, keys, args)
+        except redis.ResponseError as error:
+            return str(error)
+
     def command(self, *parts: Arg) -> Any:
         """Run any command; return the client's reply."""
         return self.redis.execute_command(*parts)  # type: ignore[no-untyped-call]
