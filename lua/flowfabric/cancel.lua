@@ -95,6 +95,7 @@ register('ff_cancel_execution', function(keys, args)
   end
   require_cancel_right(record, source, args[4], args[5])
   text_argument(reason, 'reason')
+  require_keys(keys, 12)
 
   local now = tostring(server_time_ms())
   if phase == 'active' then

@@ -32,6 +32,7 @@ register('ff_promote_delayed', function(keys, args)
   elseif due_ms(record[3], delayed, execution_id) > now_ms then
     return ok('not_yet_due')
   end
+  require_keys(keys, 3)
 
   local now = tostring(now_ms)
   redis.call('HSET', core,

@@ -100,6 +100,7 @@ register('ff_expire_execution', function(keys, args)
     'current_lease_epoch', 'current_worker_instance_id', 'eligibility_state', 'attempt_state', 'lane_id',
     'current_lane')
   local phase, attempt_index = record[1], record[2]
+  require_keys(keys, phase == 'suspended' and 14 or 11)
   local is_missing = not phase and redis.call('EXISTS', core) == 0
   redis.call('ZREM', attempt_timeout, execution_id)
   redis.call('ZREM', execution_deadline, execution_id)

@@ -19,7 +19,7 @@
 --       4 attempt_id
 --       5 result       any bytes; empty or absent: none is stored, an earlier one stays
 -- Replies  ok('completed')
--- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease
+-- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease  invalid_input
 register('ff_complete_execution', function(keys, args)
   local core, attempt, lease_expiry, worker_leases, terminal = keys[1], keys[2], keys[3], keys[4], keys[5]
   local lease_current, lease_history, active, stream_meta = keys[6], keys[7], keys[8], keys[9]
@@ -27,6 +27,7 @@ register('ff_complete_execution', function(keys, args)
   local execution_id = args[1]
   local now_ms = server_time_ms()
   local record = require_holder(core, lease_history, args, now_ms, 'flow_id')
+  require_keys(keys, 12)
 
   local now = tostring(now_ms)
   redis.call('HSET', attempt, 'attempt_state', 'ended_success', 'ended_at', now)
@@ -140,6 +141,7 @@ register('ff_fail_execution', function(keys, args)
   text_argument(args[6], 'failure_category')
   local attempt_index, retry_count = record[8] or '', tonumber(record[10]) or 0
   local until_ms = retry_at_ms(args[7], retry_count, now_ms)
+  require_keys(keys, until_ms and 11 or 12)
 
   local now = tostring(now_ms)
   redis.call('HSET', attempt,

@@ -47,6 +47,7 @@ register('ff_renew_lease', function(keys, args)
   end
   local expires_at_ms = now_ms + ttl_ms
   require_key_expiry(expires_at_ms + grace_ms, args)
+  require_keys(keys, 4)
 
   local now, expires_at = tostring(now_ms), tostring(expires_at_ms)
   local renewal_deadline = tostring(now_ms + math.floor(ttl_ms * 2 / 3))
@@ -133,6 +134,7 @@ register('ff_revoke_lease', function(keys, args)
     refuse('stale_lease', 'expected ' .. expected_lease_id .. ' but current is ' .. lease_id)
   end
   text_argument(execution_id, 'execution_id')
+  require_keys(keys, 5)
 
   local now = tostring(server_time_ms())
   redis.call('HSET', core,

@@ -41,6 +41,7 @@ register('ff_delay_execution', function(keys, args)
   local now_ms = server_time_ms()
   local record = require_holder(core, lease_history, args, now_ms)
   local until_ms = score_argument(delay_until, 'delay_until')
+  require_keys(keys, 9)
 
   local now = tostring(now_ms)
   write_released(core, now,
@@ -72,12 +73,13 @@ end)
 --       3 lease_epoch  compared as text
 --       4 attempt_id
 -- Replies  ok()
--- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease
+-- Refuses  execution_not_found  execution_not_active  lease_revoked  lease_expired  stale_lease  invalid_input
 register('ff_move_to_waiting_children', function(keys, args)
   local core, lease_history, blocked_dependencies = keys[1], keys[4], keys[8]
   local execution_id = args[1]
   local now_ms = server_time_ms()
   local record = require_holder(core, lease_history, args, now_ms, 'created_at')
+  require_keys(keys, 9)
 
   local now = tostring(now_ms)
   write_released(core, now,

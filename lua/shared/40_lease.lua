@@ -23,6 +23,7 @@ local function mark_lease_expired(core, lease_history, now_ms, history_length)
   if record[1] == 'lease_expired_reclaimable' then
     return
   end
+  text_argument(lease_history, 'lease_history')
   redis.call('HSET', core,
     'lifecycle_phase', record[2] or '',
     'ownership_state', 'lease_expired_reclaimable',

@@ -7,6 +7,7 @@ from typing import Any
 
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua.executions import create, lane_key
+from tests.lua.holders import poison
 from tests.lua.suspensions import UNSET, changed, put
 from tests.lua.world import Arg, World
 
@@ -160,6 +161,20 @@ def resolve(world: World, keys: ExecutionKeys, edge_id: Any = "e1", outcome: Any
     """Call ff_resolve_dependency; the keys are those of e1 when the edge id is UNSET."""
     args = changed(RESOLVE, {"edge_id": edge_id, "outcome": outcome, **changes})
     return world.call("ff_resolve_dependency", resolve_keys(keys, "e1" if edge_id is UNSET else edge_id), args)
+
+
+def poison_edge(world: World, keys: ExecutionKeys, edge_id: str = "e1") -> None:
+    """Make visible what is written to the edge and the counters."""
+    poison(world, dep_key(keys, edge_id), keep=("state", "data_passing_ref"))
+    poison(world, keys.part("deps:meta"), keep=("unsatisfied_required_count", "impossible_required_count"))
+
+
+def edge_writes(keys: ExecutionKeys, state: str, **counts: str) -> dict[str, Any]:
+    """Return what the verdict on e1 writes to the edge and the counters."""
+    return {
+        dep_key(keys): {"state": state, "last_resolved_at": LATER},
+        keys.part("deps:meta"): {**counts, "last_dependency_update_at": LATER},
+    }
 
 
 def evaluate(world: World, keys: ExecutionKeys) -> Any:

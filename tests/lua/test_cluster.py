@@ -11,9 +11,13 @@ import pytest
 import redis
 
 from ffsuper.store import libraries
+from tests.lua import budgets, flows, frames, signals, suspensions, test_quota
 from tests.lua.executions import call_claim_resumed, call_reclaim, claim, claimed, create, grant, grant_reclaim
 from tests.lua.holders import cancel, complete, delay, expire, fail, mark, promote, renew, revoke
-from tests.lua.suspensions import put
+from tests.lua.suspensions import EXECUTION, KEYS, PENDING, WAITPOINT, put
+from tests.lua.test_admission import block, blocked, unblock
+from tests.lua.test_priority import change_priority
+from tests.lua.test_progress import report
 from tests.lua.world import World
 from tests.redis_server import running_server
 
@@ -86,3 +90,70 @@ def test_executions_are_cancelled_and_expire(cluster: World, is_running: bool) -
         claim(cluster, to_expire)
     assert cancel(cluster, to_cancel)[:3] == [1, "OK", "cancelled"]
     assert expire(cluster, to_expire, to_expire.id, "execution_deadline")[:3] == [1, "OK", "expired"]
+
+
+def test_priority_and_progress_are_changed(cluster: World) -> None:
+    keys = create(cluster)
+    assert change_priority(cluster, keys, "7") == [1, "OK", "3", "7"]
+    assert report(cluster, claim(cluster, keys)) == [1, "OK"]
+
+
+def test_an_execution_is_set_aside_and_comes_back(cluster: World) -> None:
+    assert block(cluster, create(cluster)) == [1, "OK", "blocked"]
+    assert unblock(cluster, blocked(cluster)) == [1, "OK", "unblocked"]
+
+
+@pytest.mark.parametrize("delay_ms", ["0", "5000"])
+def test_a_suspension_ends_by_a_signal_an_operator_or_its_timeout(cluster: World, delay_ms: str) -> None:
+    cluster.redis.flushall()
+    token = suspensions.put_suspended(cluster)
+    delivered = signals.deliver(cluster, token, resume_delay_ms=delay_ms, idempotency_key="once", payload="yes")
+    assert delivered == [1, "OK", "signal-1", "resume_condition_satisfied"]
+    suspensions.put_suspended(cluster)
+    assert suspensions.resume(cluster, EXECUTION, "operator", delay_ms)[:2] == [1, "OK"]
+    suspensions.put_suspended(cluster, timeout_at="5")
+    assert suspensions.expire(cluster, EXECUTION) == [1, "OK", "fail", "failed"]
+
+
+def test_a_pending_waitpoint_buffers_a_signal_and_is_closed(cluster: World) -> None:
+    cluster.redis.flushall()
+    suspensions.put_active(cluster)
+    token = suspensions.put_pending(cluster)
+    assert signals.buffer(cluster, token)[:2] == [1, "OK"]
+    waitpoint = [KEYS.core, KEYS.waitpoint(WAITPOINT), PENDING]
+    assert cluster.call("ff_close_waitpoint", waitpoint, [WAITPOINT, "over"]) == [1, "OK"]
+
+
+def test_frames_are_appended_and_read(cluster: World) -> None:
+    cluster.redis.flushall()
+    frames.running(cluster)
+    assert frames.append(cluster)[:2] == [1, "OK"]
+    assert len(frames.read(cluster, "-", "+", "10")[2]) == 1
+
+
+def test_a_budget_is_created_used_and_reset(cluster: World) -> None:
+    assert budgets.create(cluster, interval="60000") == [1, "OK", budgets.ID]
+    assert budgets.report(cluster, ("tok", "5"), key=budgets.REPORT_KEY) == [1, "OK"]
+    assert budgets.reset(cluster)[:2] == [1, "OK"]
+
+
+def test_a_quota_admits_and_releases(cluster: World) -> None:
+    assert test_quota.create(cluster, test_quota.ID, "60", "10", "2", test_quota.NOW) == [1, "OK", test_quota.ID]
+    assert test_quota.check(cluster, rate="10", cap="2") == ["ADMITTED"]
+    assert test_quota.release(cluster) == [1, "OK", "released"]
+
+
+def test_a_flow_goes_from_its_creation_to_its_end(cluster: World) -> None:
+    cluster.redis.flushall()
+    a, b, c = flows.flow_of(cluster, 3)
+    for edge_id, upstream, downstream in (("e1", b, c), ("e2", a, b)):
+        assert flows.stage(cluster, upstream, downstream, edge_id=edge_id)[:2] == [1, "OK"]
+        assert flows.apply(cluster, downstream, edge_id, data_passing_ref="result") == [1, "OK", "1"]
+    assert flows.stage(cluster, c, a) == [0, "cycle_detected"]
+    assert flows.evaluate(cluster, b) == [1, "OK", "blocked_by_dependencies"]
+    assert flows.promote_blocked(cluster, b) == [0, "deps_not_satisfied", "1", "1"]
+    cluster.redis.set(flows.UPSTREAM_RESULT, "out")
+    assert flows.resolve(cluster, b, "e2") == [1, "OK", "satisfied", "data_injected"]
+    assert flows.resolve(cluster, c, "e1", "failed") == [1, "OK", "impossible", "child_skipped"]
+    assert flows.replay_skipped(cluster, c, "e1") == [1, "OK", "1"]
+    assert sorted(flows.cancel_flow(cluster)[3:]) == sorted(keys.id for keys in (a, b, c))
