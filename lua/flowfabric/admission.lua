@@ -55,6 +55,7 @@ register('ff_block_execution_for_admission', function(keys, args)
     refuse('invalid_blocking_reason')
   end
   local now_ms = score_argument(now, 'now_ms')
+  require_keys(keys, 3)
 
   write_admission(core, ADMISSION_BLOCKS[reason], reason, args[3], 'rate_limited', record[4], now)
   redis.call('ZREM', eligible, execution_id)
@@ -82,6 +83,7 @@ register('ff_unblock_execution', function(keys, args)
     refuse('execution_not_eligible')
   end
   local now = text_argument(args[2], 'now_ms')
+  require_keys(keys, 3)
 
   write_admission(core, 'eligible_now', 'waiting_for_worker', '', 'waiting', record[4], now)
   redis.call('ZREM', blocked, execution_id)

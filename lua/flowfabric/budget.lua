@@ -182,6 +182,7 @@ register('ff_report_usage_and_check', function(keys, args)
     return { 1, 'HARD_BREACH', hard_breach[1], tostring(hard_breach[2]), hard_breach[3] }
   end
   require_countable(report)
+  require_keys(keys, 3)
 
   local used_after, soft_breach = add_usage(usage, report)
   redis.call('HSET', budget, 'last_updated_at', now)
@@ -209,6 +210,7 @@ register('ff_reset_budget', function(keys, args)
   -- Text that is no number means no interval: the budget must not stay due for ever.
   local interval_ms = tonumber(redis.call('HGET', budget, 'reset_interval_ms') or 0) or 0
   local reset_text, reset_score = next_reset(now, interval_ms)
+  require_keys(keys, 3)
 
   redis.call('HINCRBY', budget, 'reset_count', 1)
   for _, dimension in ipairs(redis.call('HKEYS', usage)) do

@@ -97,6 +97,7 @@ register('ff_claim_execution', function(keys, args)
   local policy = attempt_policy_argument(args[10])
   local timeout_ms = optional_time_argument(args[11], 'attempt_timeout_ms')
   local deadline_ms = optional_time_argument(args[12], 'execution_deadline')
+  require_keys(keys, deadline_ms and 14 or timeout_ms and 13 or 12)
 
   local lease = new_lease(args, args[6], attempt_id, record[6], ttl_ms, renew_before_ms, now_ms)
   local index = stored_number(record[7])
@@ -176,6 +177,7 @@ register('ff_claim_resumed_execution', function(keys, args)
   end
   score_argument(args[7], 'lease_ttl_ms')
   local timeout_ms = is_set(args[8]) and number_argument(args[8], 'attempt_timeout_ms') or 0
+  require_keys(keys, timeout_ms > 0 and 10 or 9)
 
   local attempt_id, attempt_index = record[4] or '', record[5] or ''
   local lease = new_lease(args, args[6], attempt_id, record[3], ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)

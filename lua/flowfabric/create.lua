@@ -179,6 +179,7 @@ register('ff_create_execution', function(keys, args)
   local until_ms = args[9] ~= '' and number_argument(args[9], 'delay_until')
   local deadline_ms = args[12] ~= '' and score_argument(args[12], 'execution_deadline')
   local dedup_ttl_ms = has_key and dedup_ttl_argument(args[10])
+  require_keys(keys, 8)
 
   local now_ms = server_time_ms()
   local is_delayed = until_ms and until_ms > now_ms

@@ -15,6 +15,7 @@ register('ff_change_priority', function(keys, args)
     refuse('execution_not_eligible')
   end
   score_argument(args[2], 'new_priority')
+  require_keys(keys, 2)
 
   local new_priority = tostring(priority)
   redis.call('HSET', core, 'priority', new_priority, 'last_mutation_at', tostring(server_time_ms()))

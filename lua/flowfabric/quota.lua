@@ -25,6 +25,7 @@ register('ff_create_quota_policy', function(keys, args)
   local rate_limit = text_argument(args[3], 'rate_limit')
   local concurrency_cap = text_argument(args[4], 'concurrency_cap')
   local now = text_argument(args[5], 'now_ms')
+  require_keys(keys, 5)
 
   redis.call('HSET', quota,
     'quota_policy_id', quota_policy_id,
@@ -97,6 +98,7 @@ register('ff_check_admission_and_record', function(keys, args)
   if window_ms > 0 and not is_command_integer(window_ms) then
     refuse('invalid_input', 'window_seconds must be an integer in ms, got: ' .. args[2])
   end
+  require_keys(keys, 5)
 
   redis.call('ZREMRANGEBYSCORE', window, '-inf', cutoff_ms)
   redis.call('ZADD', window, now_ms, execution_id)

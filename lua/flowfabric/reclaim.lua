@@ -93,6 +93,7 @@ register('ff_reclaim_execution', function(keys, args)
   end
   local now_ms, reclaims = server_time_ms(), stored_number(record[3])
   if reclaims >= policy_number(core, 'max_reclaim_count', DEFAULT_MAX_RECLAIMS) then
+    require_keys(keys, 14)
     local holder = { lease_id = record[5], lease_epoch = old_epoch, attempt_index = old_index,
       worker_instance_id = record[8] }
     end_unreclaimable(keys, execution_id, holder, record[9] or record[10] or 'default', record[11], tostring(now_ms))
@@ -101,6 +102,7 @@ register('ff_reclaim_execution', function(keys, args)
   require_grant(claim_grant, args[2])
   score_argument(args[6], 'lease_ttl_ms')
   local attempt_id = text_argument(args[7], 'attempt_id')
+  require_keys(keys, 13)
 
   local lease = new_lease(args, args[5], attempt_id, old_epoch, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
   local index, reason = stored_number(record[4]), 'lease_' .. ownership

@@ -27,6 +27,7 @@ register('ff_resume_execution', function(keys, args)
   end
   local execution_id = text_argument(args[1], 'execution_id')
   local delay_ms = number_argument(args[3] or 0, 'resume_delay_ms')
+  require_keys(keys, 8)
 
   local now_ms = server_time_ms()
   local delay_detail = 'resume delay ' .. delay_ms .. 'ms'

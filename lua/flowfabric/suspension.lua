@@ -268,6 +268,7 @@ register('ff_suspend_execution', function(keys, args)
     refuse('invalid_input', 'lease_history_maxlen must be an integer >= 0, got: ' .. args[17])
   end
   local timeout_ms = not is_satisfied and timeout_at ~= '' and score_argument(timeout_at, 'timeout_at')
+  require_keys(keys, is_satisfied and 15 or 16)
 
   if has_earlier then
     archive_suspension(suspension, waitpoints)

@@ -122,14 +122,17 @@ register('ff_expire_suspension', function(keys, args)
 
   local behavior = current[4] or 'fail'
   if behavior == 'auto_resume' or behavior == 'auto_resume_with_timeout_signal' then
+    require_keys(keys, 10)
     local indexes = { suspended = suspended, eligible = eligible }
     resume_suspended(core, execution_id, indexes, record[4], record[5], 0, '', now_ms)
     close_timed_out(keys, execution_id, 'timed_out_auto_resume', now_ms)
     return ok('auto_resume', 'waiting')
   end
   if behavior == 'escalate' then
+    require_keys(keys, 7)
     escalate(keys, execution_id, record[2], timeout_at_ms, now_ms)
     return ok('escalate', 'suspended')
   end
+  require_keys(keys, 9)
   return ok(behavior, end_timed_out(keys, execution_id, record[3], behavior, now_ms))
 end)

@@ -65,7 +65,7 @@ end)
 -- Takes a waitpoint that is not open out of the expiry index. The reference leaves it there, where the sweep finds it
 -- again in every round.
 local function forget_pending(pending_wp_expiry, waitpoint_id)
-  if waitpoint_id then
+  if pending_wp_expiry and waitpoint_id then
     redis.call('ZREM', pending_wp_expiry, waitpoint_id)
   end
 end
@@ -90,6 +90,7 @@ register('ff_close_waitpoint', function(keys, args)
     refuse((state or redis.call('EXISTS', waitpoint) == 1) and 'waitpoint_not_open' or 'waitpoint_not_found')
   end
   local waitpoint_id = text_argument(args[1], 'waitpoint_id')
+  require_keys(keys, 3)
 
   redis.call('HSET', waitpoint,
     'state', 'closed',
