@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.lua.executions import claim, lane_key
@@ -98,7 +100,8 @@ def test_completing_a_member_of_a_flow_is_announced(world: World) -> None:
     put(world, lease.keys.core, flow_id=FLOW)
     with published(world) as messages:
         complete(world, lease)
-    assert messages == [f'{{"flow_id":"{FLOW}","execution_id":"{lease.execution_id}","outcome":"success"}}']
+    (message,) = messages
+    assert json.loads(message) == {"flow_id": FLOW, "execution_id": lease.execution_id, "outcome": "success"}
 
 
 def test_completing_an_execution_outside_flows_is_not_announced(world: World) -> None:

@@ -116,7 +116,7 @@ def test_numbers_are_stored_as_redis_writes_them(world: World) -> None:
     text = '{"condition_type":7,"signal_match_mode":0.5,"required_signal_names":[5,1.1]}'
     record = stored(world, text)
     assert (record["condition_type"], record["match_mode"]) == ("7", "0.5")
-    assert (record["matcher:0:name"], record["matcher:1:name"]) == ("5", "1.1000000000000001")
+    assert (record["matcher:0:name"], record["matcher:1:name"]) == ("5", world.printed("1.1"))
 
 
 def test_a_number_as_name_matches_a_live_signal_but_no_buffered_one(world: World) -> None:
