@@ -277,9 +277,8 @@ class Lives(RuleBasedStateMachine):
     def fail(self, pick: Pick, age: int) -> None:
         life = self.one(pick, "held")
         policy = {"max_retries": life.max_retries, "backoff": {"type": "fixed", "delay_ms": 3_600_000}}
-        texts: dict[str, Arg] = {"failure_reason": "no", "failure_category": "exception"}
         fence = self.fence_of(life, age)
-        reply = self.holds("ff_fail_execution", life, fence, **texts, retry_policy=json.dumps(policy))
+        reply = self.holds("ff_fail_execution", life, fence, failure_reason="no", retry_policy=json.dumps(policy))
         if reply is None:
             return
         if life.retries < life.max_retries:
@@ -617,6 +616,8 @@ class Lives(RuleBasedStateMachine):
         )
         edge_id, position = data.draw(st.sampled_from(open_edges))
         child = self.all[position]
+        if outcome != "success" and child.state in ("held", "delayed"):
+            self.come_back((position, False))
         if outcome != "success" and child.state not in ("eligible", "dependencies", "terminal"):
             return
         reply = flows.resolve(self.world, child.keys, edge_id, outcome)
@@ -633,6 +634,13 @@ class Lives(RuleBasedStateMachine):
             if child.state != "terminal":
                 child.end("skipped", keeps_deadline=True)
         assert flows.resolve(self.world, child.keys, edge_id, outcome) == [*OK, "already_resolved"]
+
+    def come_back(self, pick: Pick) -> None:
+        """Bring a child that runs, or waits for its retry, among the eligible ones, with its edges open."""
+        if self.one(pick).state == "held":
+            self.fail(pick, 0)
+        if self.one(pick).state == "delayed":
+            self.promote(pick)
 
     @rule(pick=PICK)
     def promote_blocked(self, pick: Pick) -> None:
@@ -670,7 +678,7 @@ BACK: dict[str, Act] = {
 }
 
 
-def run(make: Callable[[], RuleBasedStateMachine], short: int, long: int, steps: int) -> None:
+def run(make: Any, short: int, long: int, steps: int) -> None:
     """Run a machine: the same lives each time, or with FFSUPER_LONG many new ones."""
     is_long = bool(os.environ.get("FFSUPER_LONG"))
     chosen = settings(
