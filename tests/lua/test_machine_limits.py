@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.lua import budgets, test_quota
-from tests.lua.life import OK
+from tests.lua.machine.life import OK
 from tests.lua.test_machine import run
 from tests.lua.world import World
 

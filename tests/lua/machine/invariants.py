@@ -8,7 +8,7 @@ from typing import Any
 from tests.lua import flows
 from tests.lua.by_name import LANE
 from tests.lua.executions import WORKER
-from tests.lua.life import HELD, INDEX, Life
+from tests.lua.machine.life import HELD, INDEX, Life
 from tests.lua.world import World
 
 LANE_INDEXES = sorted({*INDEX.values(), *(f"blocked:{why}" for why in ("quota", "route", "operator"))})
