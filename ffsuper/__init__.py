@@ -7,19 +7,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ffsuper.child.context import Context
-from ffsuper.child.outcomes import Cancelled, Defer, Fatal, SoftTimeout
+from ffsuper.child.context import Context, Usage, Waitpoint
+from ffsuper.child.outcomes import (
+    Cancel,
+    Cancelled,
+    Defer,
+    Fatal,
+    RequestRefused,
+    SoftTimeout,
+    Suspend,
+    WaitChildren,
+)
 from ffsuper.child.registry import handler
 
 if TYPE_CHECKING:
+    from ffsuper.child.async_runtime import AsyncContext
     from ffsuper.client import Client
 
-__all__ = ["Cancelled", "Client", "Context", "Defer", "Fatal", "SoftTimeout", "handler"]
+__all__ = [
+    "AsyncContext",
+    "Cancel",
+    "Cancelled",
+    "Client",
+    "Context",
+    "Defer",
+    "Fatal",
+    "RequestRefused",
+    "SoftTimeout",
+    "Suspend",
+    "Usage",
+    "WaitChildren",
+    "Waitpoint",
+    "handler",
+]
+LATER = {"Client": "ffsuper.client", "AsyncContext": "ffsuper.child.async_runtime"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Client":
-        from ffsuper.client import Client
+    if name in LATER:
+        import importlib
 
-        return Client
+        return getattr(importlib.import_module(LATER[name]), name)
     raise AttributeError(f"module 'ffsuper' has no attribute {name!r}")

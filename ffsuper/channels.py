@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ffsuper.messages import Candidate, Claim, Lease, LeaseId
+from ffsuper.messages import Candidate, Claim, ExecutionId, Lease, LeaseId
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,11 @@ class LeaseEnd:
 
     Attributes:
         code: the store's refusal code, or ``local_deadline`` when it could not be renewed in time.
+        has_ended: the execution has come to an end, so that no other attempt can begin by itself.
     """
 
     code: str
+    has_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +72,11 @@ class Release:
     lease_id: LeaseId
 
 
-LeaseNews = Track | Release
+@dataclass(frozen=True, slots=True)
+class Check:
+    """To the lease renewer: something has happened to this execution; ask now whether its lease still holds."""
+
+    execution_id: ExecutionId
+
+
+LeaseNews = Track | Release | Check

@@ -131,34 +131,50 @@ class ChildrenConfig:
     """Section ``[children]``: the processes that run the handlers.
 
     Attributes:
-        count: child processes; each runs one execution at a time. 0, the default, becomes the number of usable cores
-            once loaded.
+        count: child processes. 0, the default, becomes the number of usable cores once loaded.
+        tasks_per_process: executions that run in a child at once; more than one needs handlers that are all async.
         preload: import the handlers once and fork, so that children start fast and share their pages.
         timeout_s: a handler is interrupted after this time unless its registration says otherwise; 0 for never.
+        progress_timeout_s: likewise after this time without a sign of progress.
         grace_s: time between interrupting a handler and killing its child.
         boot_timeout_s: a child that is not ready by then is killed.
         max_restarts: children may die unasked this often ...
         restart_window_s: ... within this time, before the worker gives up.
+        recycle_after: a child is replaced after about so many executions; 0 for never.
+        soft_memory_mb: ... or when it and its descendants are larger than this after an execution; 0 for no limit.
+        hard_memory_mb: a child that grows larger than this is killed, and its attempt fails; 0 for no limit.
         environment: variables of the children, besides PATH, HOME, LANG, LC_*, TZ and PYTHON*.
     """
 
     count: int = 0
+    tasks_per_process: int = 1
     preload: bool = True
     timeout_s: float = 0.0
+    progress_timeout_s: float = 0.0
     grace_s: float = 5.0
     boot_timeout_s: float = 30.0
     max_restarts: int = 20
     restart_window_s: float = 60.0
+    recycle_after: int = 0
+    soft_memory_mb: int = 0
+    hard_memory_mb: int = 0
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         with Checks(self, "children") as check:
             check.between("count", 0, 4_096)
+            check.between("tasks_per_process", 1, 10_000)
             check.between("timeout_s", 0.0, YEAR_S)
+            check.between("progress_timeout_s", 0.0, YEAR_S)
             check.between("grace_s", 0.0, DAY_S)
             check.between("boot_timeout_s", 0.1, DAY_S)
             check.between("max_restarts", 0, 1_000_000)
             check.between("restart_window_s", 0.1, YEAR_S)
+            check.between("recycle_after", 0, 1_000_000_000)
+            check.between("soft_memory_mb", 0, 1_000_000_000)
+            check.between("hard_memory_mb", 0, 1_000_000_000)
+            ordered = not self.hard_memory_mb or self.soft_memory_mb <= self.hard_memory_mb
+            check.related("soft_memory_mb", ["hard_memory_mb"], fits=ordered, text="must not be above hard_memory_mb")
             check.items("environment", rules.environment_mistakes(self.environment))
 
 

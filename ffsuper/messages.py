@@ -33,7 +33,8 @@ class Candidate:
 
     Attributes:
         attempt_index: of the attempt that is resumed or replaced; 0 for a new one.
-        execution_kind: what the handler must be registered for.
+        execution_kind: what the handler must be registered for; empty when that is known only after the claim.
+        is_granted: a server has issued the claim grant already.
     """
 
     execution_id: ExecutionId
@@ -41,6 +42,7 @@ class Candidate:
     claim: ClaimKind
     execution_kind: str
     attempt_index: int = 0
+    is_granted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceivedSignal:
+    """A signal that ended a suspension.
+
+    Attributes:
+        payload: the sender's bytes, intact.
+        accepted_at_ms: Unix time on the store's clock; 0 when unknown.
+    """
+
+    signal_id: str
+    name: str
+    category: str
+    source_type: str
+    source_identity: str
+    correlation_id: str
+    accepted_at_ms: int
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A lease together with what the handler needs.
 
@@ -70,6 +91,8 @@ class Claim:
         attempt_type: ``initial``, ``retry``, ``replay``, ``reclaim`` or ``resumed``.
         payload: the submitter's bytes, intact.
         retry_policy: the policy's ``retry_policy`` member as JSON text; empty when it has none.
+        deadline_ms: Unix time at which the execution expires; None when it does not.
+        signals: what ended the suspension that it comes back from.
     """
 
     lease: Lease
@@ -78,6 +101,8 @@ class Claim:
     payload: bytes = field(repr=False)
     tags: Mapping[str, str]
     retry_policy: bytes
+    deadline_ms: int | None = None
+    signals: tuple[ReceivedSignal, ...] = ()
 
 
 # --- supervisor to child ----------------------------------------------------------------------------------------
@@ -85,13 +110,22 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Run one attempt."""
+    """Run one attempt.
 
+    Attributes:
+        task: names this run among all of the child; every message about it carries it.
+        deadline_ms: Unix time at which the execution expires; None when it does not.
+        signals: what ended the suspension that this attempt comes back from.
+    """
+
+    task: int
     execution_id: str
     execution_kind: str
     attempt_index: int
     attempt_type: str
     tags: Mapping[str, str]
+    deadline_ms: int | None
+    signals: tuple[ReceivedSignal, ...]
     payload: bytes = field(repr=False)
 
 
@@ -99,15 +133,17 @@ class InterruptReason(Enum):
     """Why a running handler is interrupted."""
 
     TIMEOUT = "timeout"
+    NO_PROGRESS = "no_progress"
+    DEADLINE = "deadline"
     CANCELLED = "cancelled"
     LEASE_LOST = "lease_lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """Raise inside the running handler. Accompanied by the signal that makes the child read it."""
+    """Raise inside the running handler. Accompanied by the signal that makes a busy child read it."""
 
-    execution_id: str
+    task: int
     reason: InterruptReason
 
 
@@ -116,10 +152,66 @@ class Drain:
     """The worker is draining: ``Context.draining`` turns true."""
 
 
-ToChild = Start | Interrupt | Drain
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """The store has answered for the task's next ``count`` frames, so as many more may be sent.
+
+    Attributes:
+        refusal: empty, or why the store did not take the last of them.
+    """
+
+    task: int
+    count: int
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReported:
+    """Answer to ReportUsage.
+
+    Attributes:
+        status: ``OK``, ``SOFT_BREACH``, ``HARD_BREACH`` or ``ALREADY_APPLIED``.
+        dimension: which limit was passed; empty when none was. ``current`` and ``limit`` belong to it.
+    """
+
+    task: int
+    request: int
+    status: str
+    dimension: str
+    current: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitpointCreated:
+    """Answer to CreateWaitpoint. The token is a bearer credential."""
+
+    task: int
+    request: int
+    waitpoint_id: str
+    key: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """Answer to a request that the store refused, or that could not be carried out in time."""
+
+    task: int
+    request: int
+    reason: str
+
+
+Answer = UsageReported | WaitpointCreated | RequestFailed
+ToChild = Start | Interrupt | Drain | Emitted | Answer
 
 
 # --- child to supervisor ----------------------------------------------------------------------------------------
+
+# Of one task, so many frames may be sent before the store has answered for the first of them.
+FRAMES_IN_FLIGHT = 64
+# The protocol's limit for the payload of one frame.
+FRAME_LIMIT_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +220,14 @@ class HandlerSettings:
 
     Attributes:
         timeout_s: the handler is interrupted after this time; None for the configured default.
+        progress_timeout_s: likewise after this time without a sign of progress.
+        is_async: several may run at once in a child.
     """
 
     execution_kind: str
     timeout_s: float | None
+    progress_timeout_s: float | None
+    is_async: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +252,55 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The handler reported progress. ``percent`` is 0 to 100."""
+    """The handler reported progress. ``percent`` is 0 to 100; an empty message keeps the earlier one."""
 
+    task: int
     percent: int
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A frame of the attempt's output stream, at most ``FRAME_LIMIT_BYTES`` long.
+
+    Attributes:
+        frame_type: any text.
+        metadata: stored as the frame's ``correlation_id``; may be empty.
+    """
+
+    task: int
+    frame_type: str
+    metadata: str
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUsage:
+    """Add to a budget's usage; answered by UsageReported.
+
+    Attributes:
+        dedup_key: a repeated report under this key counts nothing; empty for none.
+    """
+
+    task: int
+    request: int
+    budget_id: str
+    usage: Mapping[str, int]
+    dedup_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateWaitpoint:
+    """Make a pending waitpoint that a later suspension can use; answered by WaitpointCreated.
+
+    Attributes:
+        key: the waitpoint's key, any text; empty for one made from its id.
+    """
+
+    task: int
+    request: int
+    key: str
+    expires_in_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +316,8 @@ class Failed:
 
     Attributes:
         reason: for people; becomes the attempt's ``failure_reason``.
-        category: ``exception``, ``fatal``, ``timeout``, ``cancelled``, ``payload``, ``result``, ``crash``,
-            ``unknown_kind``.
+        category: ``exception``, ``fatal``, ``timeout``, ``deadline``, ``cancelled``, ``payload``, ``result``,
+            ``crash``, ``memory``, ``unknown_kind``, or the handler's own.
         retryable: False ends the execution whatever its retry policy says.
     """
 
@@ -192,8 +333,61 @@ class Deferred:
     until_ms: int
 
 
-Outcome = Completed | Failed | Deferred
-FromChild = Ready | Unfit | Progress | Outcome
+class OnTimeout(Enum):
+    """What becomes of a suspension that nobody ended in time; the protocol's words."""
+
+    FAIL = "fail"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    RESUME = "auto_resume_with_timeout_signal"
+    ESCALATE = "escalate"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The handler asks to go on with the same attempt when signals have come.
+
+    Attributes:
+        reason_code: ``waiting_for_signal``, ``waiting_for_approval``, ... as in the protocol.
+        signal_names: what is waited for; none means any signal.
+        match_all: all of them are needed, otherwise one.
+        timeout_ms: from now; None to wait for ever.
+        waitpoint_id: a pending one to be used; empty for a new one.
+    """
+
+    reason_code: str
+    signal_names: tuple[str, ...]
+    match_all: bool
+    timeout_ms: int | None
+    on_timeout: OnTimeout
+    waitpoint_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForChildren:
+    """The handler asks to go on with the same attempt when the execution's dependencies are satisfied."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledByHandler:
+    """The handler asks for the end of its execution, as cancelled."""
+
+    reason: str
+
+
+Outcome = Completed | Failed | Deferred | Suspended | WaitingForChildren | CancelledByHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The handler has ended; nothing more comes about this task."""
+
+    task: int
+    outcome: Outcome
+
+
+FromTask = Progress | Emit | ReportUsage | CreateWaitpoint | Ended
+FromChild = Ready | Unfit | FromTask
 
 
 # --- the end of a child -----------------------------------------------------------------------------------------

@@ -43,10 +43,11 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The two scopes that a stop acts upon."""
+    """What a stop acts upon: two scopes, and what tells the handlers."""
 
     seeking: trio.CancelScope
     working: trio.CancelScope
+    draining: trio.Event
 
 
 async def run(config: Config, counts: PartitionCounts) -> Ending:
@@ -59,7 +60,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
         RestartLimitError: children die faster than is worth restarting them.
     """
     async with (
-        open_store(config.store, identity_of(config), boottime_s) as store,
+        open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
         open_fork_server(fork_server_settings(config), log_output) as fork_server,
         trio.open_nursery() as background,
     ):
@@ -76,7 +77,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
                 "children": config.children.count,
             },
         )
-        line = Line(trio.CancelScope(), trio.CancelScope())
+        line = Line(trio.CancelScope(), trio.CancelScope(), trio.Event())
         background.start_soon(obey_signals, line, config.drain.timeout_s)
         await work(config, counts, store, fork_server, first_child, line)
         background.cancel_scope.cancel()
@@ -144,8 +145,8 @@ async def work(
                 for child in children:
                     nursery.start_soon(
                         executor.run,
-                        *(fork_server, child, store.outcomes),
-                        *(slots_send.clone(), leases_send.clone(), config.children),
+                        *(fork_server, child, store.outcomes, store.attempts, slots_send.clone()),
+                        *(leases_send.clone(), line.draining, margin_s, config.children),
                     )
                 for _ in range(CLAIMERS):
                     nursery.start_soon(
@@ -179,4 +180,5 @@ async def obey_signals(line: Line, drain_timeout_s: float) -> None:
             else:
                 LOG.info("draining", extra={"signal": signal.Signals(number).name, "timeout_s": drain_timeout_s})
                 line.working.deadline = trio.current_time() + drain_timeout_s
+                line.draining.set()
                 line.seeking.cancel()

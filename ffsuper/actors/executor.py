@@ -1,9 +1,10 @@
-"""Runs executions in one child: offers its slot, starts what it is assigned, and delivers what becomes of it.
+"""Runs executions in one child: offers its slots, starts what they are assigned, and delivers what becomes of it.
 
 Of one execution: the assignment brings a lease, which the lease renewer keeps alive until the store has answered to
-the outcome. Should the lease end first, the child is killed at once, because another attempt may begin elsewhere. The
-child is the only one that knows the outcome while it lives; its death is an outcome too. Hard stop (cancellation):
-kill, confirm the death, hand the execution back without spending a retry.
+the outcome. Should the lease end first, the handler is interrupted and the child killed soon after, because another
+attempt may begin elsewhere. The child is the only one that knows the outcome while it lives; its death is an outcome
+too. When a child had to be killed because of one task, the others in it are handed back without spending a retry.
+Hard stop (cancellation): kill, confirm the death, hand the execution back likewise.
 """
 
 from __future__ import annotations
@@ -11,19 +12,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
 from ffsuper.channels import Assignment, LeaseNews, Release, Slot
+from ffsuper.child.nest import Fault, Nest
 from ffsuper.child.process import Child, ForkServer
 from ffsuper.config import ChildrenConfig
-from ffsuper.errors import ChildError, HandlersError, LeaseLostError, RemoteProtocolError, StoreError
-from ffsuper.messages import Claim, Completed, Deferred, Failed, InterruptReason, Outcome, Progress, Start
-from ffsuper.sansio.attempt import Step, crashed, ladder, timed_out
-from ffsuper.sansio.backoff import Backoff
-from ffsuper.sansio.restart import RestartLimit, Times, admit_restart
-from ffsuper.store.outage import STORE_AWAY, Outage
+from ffsuper.errors import StoreError
+from ffsuper.messages import (
+    FRAMES_IN_FLIGHT,
+    Claim,
+    CreateWaitpoint,
+    Deferred,
+    Emit,
+    Emitted,
+    Ended,
+    Failed,
+    FromTask,
+    InterruptReason,
+    Outcome,
+    Progress,
+    ReportUsage,
+    Start,
+)
+from ffsuper.sansio.attempt import Ladder, Step, after_deadline, crashed, killed, lease_grace_s
+from ffsuper.store.attempts import Attempts, FrameWriter
+from ffsuper.store.delivery import deliver, told
 from ffsuper.store.outcomes import Outcomes
 
 LOG = logging.getLogger(__name__)
@@ -41,77 +59,56 @@ async def run(
     fork_server: ForkServer,
     first_child: Child | None,
     outcomes: Outcomes,
+    attempts: Attempts,
     slots: trio.MemorySendChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
+    draining: trio.Event,
+    margin_s: float,
     settings: ChildrenConfig,
 ) -> None:
     """Run executions until nobody takes slots any more.
 
     Args:
         first_child: a child that is ready already.
+        draining: set when the worker drains; the handlers are told.
+        margin_s: how long before a lease can end it is given up.
 
     Raises:
         HandlersError: the handlers do not load.
         RestartLimitError: children die faster than is worth restarting them.
     """
-    nest = Nest(fork_server, settings, first_child)
-    async with slots, leases:
+    async with slots, leases, trio.open_nursery() as background:
+        nest = Nest(fork_server, settings, first_child, background)
+        background.start_soon(tell_drain, nest, draining)
+        attempt = Attempt(nest, attempts, margin_s)
         try:
-            await nest.ready_child()
-            while (assignment := await offer_slot(slots)) is not None:
-                await execute(nest, assignment, outcomes, leases)
-                await nest.ready_child()
+            async with trio.open_nursery() as lines:
+                for _ in range(settings.tasks_per_process):
+                    lines.start_soon(serve_slot, nest, attempt, outcomes, slots, leases)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                 await nest.close()
+            background.cancel_scope.cancel()
 
 
-class Nest:
-    """The child of this executor, replaced when it has died, within the restart limit."""
+async def tell_drain(nest: Nest, draining: trio.Event) -> None:
+    """Tell the handlers when the worker drains."""
+    await draining.wait()
+    await nest.drain()
 
-    def __init__(self, fork_server: ForkServer, settings: ChildrenConfig, first_child: Child | None) -> None:
-        self.settings = settings
-        self._fork_server = fork_server
-        self._child = first_child
-        self._limit = RestartLimit(settings.max_restarts, settings.restart_window_s)
-        self._deaths: Times = ()
 
-    async def ready_child(self) -> Child:
-        """Return a child that is ready for work, making one if need be.
-
-        Raises:
-            RestartLimitError: too many have died.
-        """
-        if self._child is not None and self._child.is_dead:
-            await self.close()
-            self._note_death()
-        backoff = Backoff(first_s=0.1, longest_s=5.0)
-        while self._child is None:
-            try:
-                self._child = await self._fork_server.spawn()
-            except HandlersError:
-                raise
-            except ChildError as error:
-                LOG.error("child did not start", extra={"error": error})
-                self._note_death()
-                await trio.sleep(backoff.pause_s(1.0))
-                backoff = backoff.failed()
-        return self._child
-
-    async def kill(self) -> None:
-        """Kill the child, if there is one, and wait until it is dead."""
-        if self._child is not None:
-            self._child.kill()
-            await self._child.wait_dead()
-
-    async def close(self) -> None:
-        """Part with the child."""
-        if self._child is not None:
-            child, self._child = self._child, None
-            await child.aclose()
-
-    def _note_death(self) -> None:
-        self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit)
+async def serve_slot(
+    nest: Nest,
+    attempt: Attempt,
+    outcomes: Outcomes,
+    slots: trio.MemorySendChannel[Slot],
+    leases: trio.MemorySendChannel[LeaseNews],
+) -> None:
+    """Run executions in one slot of the child, one after the other."""
+    await nest.ready_child()
+    while (assignment := await offer_slot(slots)) is not None:
+        await execute(nest, attempt, assignment, outcomes, leases)
+        await nest.ready_child()
 
 
 async def offer_slot(slots: trio.MemorySendChannel[Slot]) -> Assignment | None:
@@ -130,160 +127,224 @@ async def offer_slot(slots: trio.MemorySendChannel[Slot]) -> Assignment | None:
 
 
 async def execute(
-    nest: Nest, assignment: Assignment, outcomes: Outcomes, leases: trio.MemorySendChannel[LeaseNews]
+    nest: Nest,
+    attempt: Attempt,
+    assignment: Assignment,
+    outcomes: Outcomes,
+    leases: trio.MemorySendChannel[LeaseNews],
 ) -> None:
     """Run one execution to its outcome, and deliver that."""
     claim = assignment.claim
     outcome: Outcome | None = None
     settled = False
     try:
-        child = await nest.ready_child()
-        outcome = await run_attempt(child, assignment, outcomes, nest.settings)
-        if outcome is not None:
-            await deliver(outcomes, claim, outcome)
+        while True:
+            outcome = await attempt.run(await nest.ready_child(), claim, assignment)
+            signals = None if outcome is None else await deliver(outcomes, claim, outcome)
+            if signals is None:
+                break
+            # The signals had come before the suspension: the handler is called again, under the same lease.
+            claim, outcome = replace(claim, attempt_type="resumed", signals=signals), None
         settled = True
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HAND_BACK_S):
             if not settled:
                 if outcome is None:
-                    await nest.kill()
+                    await nest.kill_and_wait()
                 await deliver(outcomes, claim, outcome or AT_ONCE, doubt=True)
             with contextlib.suppress(trio.BrokenResourceError):  # a hard stop ends the renewer too
                 await leases.send(Release(claim.lease.lease_id))
 
 
-async def run_attempt(
-    child: Child, assignment: Assignment, outcomes: Outcomes, settings: ChildrenConfig
-) -> Outcome | None:
-    """Run the handler; return what it came to, or None when the lease ended first."""
-    claim = assignment.claim
-    registered = child.handlers.get(claim.execution_kind)
-    if registered is None:
-        return Failed(f"no handler is registered for kind {claim.execution_kind!r}", "unknown_kind", retryable=False)
-    timeout_s = registered.timeout_s or settings.timeout_s
-    steps = deque(ladder(trio.current_time(), timeout_s, settings.grace_s))
-    lease_lost = False
+class Attempt:
+    """How this executor runs one attempt."""
 
-    async def kill_at_lease_end() -> None:
-        nonlocal lease_lost
-        async for end in assignment.lease_end:
-            lease_lost = True
-            LOG.warning("child killed: lease lost", extra={**told(claim), "code": end.code, "child": child.pid})
-            child.kill()
+    def __init__(self, nest: Nest, attempts: Attempts, margin_s: float) -> None:
+        self._nest = nest
+        self._attempts = attempts
+        self._lost_grace_s = lease_grace_s(margin_s)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(kill_at_lease_end)
-        outcome = await converse(child, claim, steps, outcomes)
-        if outcome is None:
-            death = await child.wait_dead()
-            outcome = crashed(death) if steps or not timeout_s else timed_out(timeout_s, settings.grace_s)
-        nursery.cancel_scope.cancel()
-    return None if lease_lost else outcome
+    async def run(self, child: Child, claim: Claim, assignment: Assignment) -> Outcome | None:
+        """Run the handler; return what it came to, or None when the lease ended first."""
+        registered = child.handlers.get(claim.execution_kind)
+        if registered is None:
+            told_kind = f"no handler is registered for kind {claim.execution_kind!r}"
+            return Failed(told_kind, "unknown_kind", retryable=False)
+        settings = self._nest.settings
+        ladder = Ladder(
+            trio.current_time(),
+            settings.grace_s,
+            registered.timeout_s or settings.timeout_s,
+            registered.progress_timeout_s or settings.progress_timeout_s,
+            deadline_s(claim),
+        )
+        number, inbox = self._nest.open_task(child)
+        lease_lost = False
+        try:
+            async with trio.open_nursery() as nursery, inbox:
+                wake = Waker()
 
+                async def watch_lease() -> None:
+                    nonlocal lease_lost
+                    async for end in assignment.lease_end:
+                        lease_lost = True
+                        LOG.warning("lease ended", extra={**told(claim), "code": end.code, "child": child.pid})
+                        reason = InterruptReason.CANCELLED if end.has_ended else InterruptReason.LEASE_LOST
+                        grace_s = settings.grace_s if end.has_ended else self._lost_grace_s
+                        ladder.interrupt(trio.current_time(), reason, grace_s)
+                        wake.up()
 
-async def converse(
-    child: Child, claim: Claim, steps: deque[tuple[float, Step]], outcomes: Outcomes
-) -> Outcome | None:
-    """Start the handler and hear what it says; None when the child ends without an outcome.
+                nursery.start_soon(watch_lease)
+                outcome = await self._converse(child, claim, number, inbox, ladder, wake, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nest.close_task(number)
+        return None if lease_lost else outcome
 
-    Args:
-        steps: what to do to a handler that overruns, taken from the left when it is done.
-    """
-    try:
-        await child.send(start_message(claim))
+    async def _converse(
+        self,
+        child: Child,
+        claim: Claim,
+        number: int,
+        inbox: trio.MemoryReceiveChannel[FromTask],
+        ladder: Ladder,
+        wake: Waker,
+        nursery: trio.Nursery,
+    ) -> Outcome | None:
+        """Start the handler, hear what it says, and serve what it asks for."""
+        frames = Frames(self._attempts.frames(claim.lease), child, number)
+        nursery.start_soon(frames.run)
+        await child.send(start_message(number, claim))
         while True:
-            with trio.move_on_at(steps[0][0] if steps else math.inf):
-                match await child.receive():
-                    case None:
-                        return None
-                    case Progress() as progress:
-                        await report(outcomes, claim, progress)
-                    case Completed() | Failed() | Deferred() as outcome:
-                        return outcome
-                    case unexpected:
-                        raise RemoteProtocolError(f"{type(unexpected).__name__} while an execution runs")
-                continue
-            take(steps.popleft()[1], child, claim)
-    except RemoteProtocolError as error:
-        child.kill()
-        await child.wait_dead()
-        return Failed(f"child {child.pid} killed for speaking nonsense: {error}", "crash")
+            message: FromTask | None = None
+            with wake.moment(ladder.next_s):
+                try:
+                    message = await inbox.receive()
+                except trio.EndOfChannel:
+                    return await self._after_death(child, number, ladder)
+            if message is not None:
+                ladder.progressed(trio.current_time())
+            match message:
+                case Progress():
+                    await self._report(claim, message)
+                case Emit():
+                    await frames.put(message)
+                case ReportUsage() | CreateWaitpoint():
+                    nursery.start_soon(self._answer, child, claim, message)
+                case Ended(_, outcome):
+                    with wake.moment(math.inf):
+                        await frames.finish()
+                    return after_ladder(outcome, ladder)
+            if ladder.next_s <= trio.current_time():
+                self._take(ladder.take(trio.current_time()), child, claim, number, ladder)
+
+    async def _answer(self, child: Child, claim: Claim, request: ReportUsage | CreateWaitpoint) -> None:
+        await child.send(await self._attempts.answer(claim.lease, request))
+
+    async def _report(self, claim: Claim, progress: Progress) -> None:
+        """Record progress, if the store takes it now."""
+        with trio.move_on_after(PROGRESS_S):
+            try:
+                await self._attempts.progress(claim.lease, progress)
+            except StoreError as error:
+                LOG.debug("progress not recorded", extra={**told(claim), "error": error})
+
+    async def _after_death(self, child: Child, number: int, ladder: Ladder) -> Outcome:
+        """Return what the child's death means for this task."""
+        death = await child.wait_dead()
+        fault = self._nest.fault_of(child)
+        if fault is None:
+            return crashed(death)
+        if fault.culprit is None:
+            return Failed(f"child {child.pid} {fault.reason}", fault.category)
+        return killed(ladder.reason) if fault.culprit == number else AT_ONCE
+
+    def _take(self, step: Step, child: Child, claim: Claim, number: int, ladder: Ladder) -> None:
+        """Do to a child what is next."""
+        reason = ladder.reason or InterruptReason.TIMEOUT
+        extra = {**told(claim), "child": child.pid, "step": step.name.lower(), "reason": reason.value}
+        LOG.warning("handler is to end", extra=extra)
+        match step:
+            case Step.INTERRUPT:
+                child.interrupt(number, reason)
+            case Step.DUMP:
+                child.dump_stacks()
+            case Step.KILL:
+                self._nest.kill(child, Fault("killed because a handler did not end", culprit=number))
 
 
-def start_message(claim: Claim) -> Start:
+class Waker:
+    """Lets one task out of its wait when a ladder has changed under it."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    def moment(self, until_s: float) -> trio.CancelScope:
+        """Return a scope that ends at a time, or earlier when ``up`` is called."""
+        self._scope = trio.CancelScope(deadline=until_s)
+        return self._scope
+
+    def up(self) -> None:
+        """End the wait."""
+        self._scope.cancel()
+
+
+class Frames:
+    """The way of a task's frames to the store: in order, in batches of what has gathered."""
+
+    def __init__(self, writer: FrameWriter, child: Child, number: int) -> None:
+        self._writer = writer
+        self._child = child
+        self._number = number
+        # As many as the child may send unanswered, so that a frame never keeps other messages waiting.
+        self._send, self._receive = trio.open_memory_channel[Emit](FRAMES_IN_FLIGHT)
+        self._done = trio.Event()
+
+    async def put(self, frame: Emit) -> None:
+        """Take a frame."""
+        await self._send.send(frame)
+
+    async def finish(self) -> None:
+        """Wait until all frames are with the store."""
+        self._send.close()
+        await self._done.wait()
+
+    async def run(self) -> None:
+        """Write until there are no more."""
+        async for first in self._receive:
+            batch = [first]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    batch.append(self._receive.receive_nowait())
+            refusal = await self._writer.write(batch)
+            await self._child.send(Emitted(self._number, len(batch), refusal))
+        self._done.set()
+
+
+def after_ladder(outcome: Outcome, ladder: Ladder) -> Outcome:
+    """Return what an outcome that came after an interrupt means."""
+    if ladder.reason is InterruptReason.DEADLINE and isinstance(outcome, Failed):
+        return after_deadline(outcome.reason)
+    return outcome
+
+
+def deadline_s(claim: Claim, now_s: Callable[[], float] = time.time) -> float:
+    """Return the execution's deadline on trio's clock; infinite without one."""
+    if claim.deadline_ms is None:
+        return math.inf
+    return trio.current_time() + claim.deadline_ms / 1000 - now_s()
+
+
+def start_message(number: int, claim: Claim) -> Start:
     """Return what the child needs to know."""
     return Start(
+        number,
         claim.lease.execution_id,
         claim.execution_kind,
         claim.lease.attempt_index,
         claim.attempt_type,
         claim.tags,
+        claim.deadline_ms,
+        claim.signals,
         claim.payload,
     )
-
-
-def take(step: Step, child: Child, claim: Claim) -> None:
-    """Do to an overrunning child what is next."""
-    LOG.warning("handler overran", extra={**told(claim), "child": child.pid, "step": step.name.lower()})
-    match step:
-        case Step.INTERRUPT:
-            child.interrupt(claim.lease.execution_id, InterruptReason.TIMEOUT)
-        case Step.DUMP:
-            child.dump_stacks()
-        case Step.KILL:
-            child.kill()
-
-
-async def report(outcomes: Outcomes, claim: Claim, progress: Progress) -> None:
-    """Record progress, if the store takes it now."""
-    with trio.move_on_after(PROGRESS_S):
-        try:
-            await outcomes.progress(claim.lease, progress)
-        except StoreError as error:
-            LOG.debug("progress not recorded", extra={**told(claim), "error": error})
-
-
-async def deliver(outcomes: Outcomes, claim: Claim, outcome: Outcome, *, doubt: bool = False) -> None:
-    """Hand the outcome to the store, as often as it takes.
-
-    A try whose answer was lost may have been carried out; the fence then refuses the next one, and the lease history
-    tells which it was.
-
-    Args:
-        doubt: there has been such a try already.
-    """
-    outage = Outage(LOG)
-    while True:
-        try:
-            await outcomes.deliver(claim.lease, outcome, claim.retry_policy)
-        except LeaseLostError as refusal:
-            try:
-                if doubt and await outcomes.was_delivered(claim.lease, outcome):
-                    break
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            LOG.warning("outcome refused", extra={**told(claim), "code": refusal.code, "outcome": named(outcome)})
-            return
-        except STORE_AWAY as error:
-            doubt = True
-            await outage.wait(error)
-        except StoreError as error:
-            LOG.error("outcome not stored", extra={**told(claim), "error": error, "outcome": named(outcome)})
-            if isinstance(outcome, Failed) and not outcome.retryable:
-                return
-            outcome = Failed(f"the outcome could not be stored: {error}", "result", retryable=False)
-        else:
-            break
-    outage.over()
-    LOG.info("finished", extra={**told(claim), "outcome": named(outcome)})
-
-
-def named(outcome: Outcome) -> str:
-    """Return an outcome's name for the log."""
-    return type(outcome).__name__.lower()
-
-
-def told(claim: Claim) -> dict[str, object]:
-    """Return what every log line about an attempt carries."""
-    return {"execution": claim.lease.execution_id, "attempt": claim.lease.attempt_index}

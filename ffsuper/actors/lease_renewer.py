@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import trio
 
-from ffsuper.channels import LeaseEnd, LeaseNews, Release, Track
-from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, StoreError
+from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
+from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import Lease, LeaseId
 from ffsuper.sansio.lease import LeaseBook
 from ffsuper.store.leases import Leases
@@ -48,7 +48,7 @@ async def run(
                     return
                 continue
             for lease in held.book.past_deadline(now_s()):
-                held.give_up(lease, "local_deadline")
+                held.give_up(lease, LeaseEnd("local_deadline", has_ended=False))
             await renew_due(leases, held, now_s)
 
 
@@ -65,7 +65,7 @@ async def renew_due(leases: Leases, held: HeldLeases, now_s: Callable[[], float]
             case None:
                 held.book.renewed(lease.lease_id, asked_at_s)
             case LeaseLostError() | ExecutionNotFoundError():
-                held.give_up(lease, result.code)
+                held.give_up(lease, LeaseEnd(result.code, has_ended(result)))
             case StoreError():
                 pause_s = lease.ttl_ms / 1000 * RETRY_SHARE * (0.5 + random.random())
                 held.book.postpone(lease.lease_id, now_s() + pause_s)
@@ -86,18 +86,28 @@ class HeldLeases:
                 self._ends[lease.lease_id] = lease_end
             case Release(lease_id):
                 self._forget(lease_id)
+            case Check(execution_id):
+                self.book.hasten(execution_id)
 
-    def give_up(self, lease: Lease, code: str) -> None:
+    def give_up(self, lease: Lease, end: LeaseEnd) -> None:
         """Tell the executor that the lease is over."""
-        LOG.warning("lease lost", extra={"execution": lease.execution_id, "code": code})
+        LOG.warning("lease lost", extra={"execution": lease.execution_id, "code": end.code})
         with contextlib.suppress(trio.BrokenResourceError):  # its executor has just finished with it
-            self._ends[lease.lease_id].send_nowait(LeaseEnd(code))
+            self._ends[lease.lease_id].send_nowait(end)
         self._forget(lease.lease_id)
 
     def _forget(self, lease_id: LeaseId) -> None:
         self.book.release(lease_id)
         if (end := self._ends.pop(lease_id, None)) is not None:
             end.close()
+
+
+def has_ended(refusal: RefusedError) -> bool:
+    """Tell whether a refusal means that the execution has ended; its details begin with the outcome then."""
+    outcome = refusal.details[0] if refusal.details else ""
+    return isinstance(refusal, ExecutionNotFoundError) or (
+        refusal.code == "execution_not_active" and outcome not in ("", "none")
+    )
 
 
 def nap_until(event_s: float | None, now_s: float) -> float:

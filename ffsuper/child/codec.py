@@ -1,61 +1,77 @@
-"""Messages between supervisor and child as frames, and back. Imported inside children."""
+"""Messages between supervisor and child as frames, and back. Imported inside children.
+
+A message's fields are the members of the frame's header, and its bytes are the body. ``READERS`` says what each type
+of field must look like, for a child may be up to anything.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
+from ffsuper import messages
 from ffsuper.errors import RemoteProtocolError
 from ffsuper.messages import (
-    Completed,
-    Deferred,
-    Drain,
-    Failed,
+    FRAME_LIMIT_BYTES,
+    Emit,
+    Ended,
     FromChild,
     HandlerSettings,
-    Interrupt,
     InterruptReason,
+    OnTimeout,
     Progress,
     Ready,
+    ReceivedSignal,
     Start,
     ToChild,
-    Unfit,
 )
 from ffsuper.sansio.frame import Frame
 
 T = TypeVar("T")
 
+SIGNAL_TEXTS = ("signal_id", "name", "category", "source_type", "source_identity", "correlation_id")
+
 
 def to_frame(message: ToChild | FromChild) -> Frame:
     """Return a message as a frame."""
-    kind = type(message).__name__
     match message:
+        case Ended(task, outcome):
+            header, body = parts(outcome)
+            header |= {"task": task, "outcome": type(outcome).__name__}
         case Start():
-            header = {
-                "type": kind,
-                "execution_id": message.execution_id,
-                "execution_kind": message.execution_kind,
-                "attempt_index": message.attempt_index,
-                "attempt_type": message.attempt_type,
-                "tags": dict(message.tags),
-            }
-            return Frame(header, message.payload)
-        case Interrupt(execution_id, reason):
-            return Frame({"type": kind, "execution_id": execution_id, "reason": reason.value})
-        case Drain():
-            return Frame({"type": kind})
+            header, payload = parts(message)
+            header["signals"] = [signal_row(signal) for signal in message.signals]
+            body = b"".join([payload, *(signal.payload for signal in message.signals)])
         case Ready(handlers):
-            kinds = [[one.execution_kind, one.timeout_s] for one in handlers]
-            return Frame({"type": kind, "handlers": kinds})
-        case Unfit(reason, traceback):
-            return Frame({"type": kind, "reason": reason, "traceback": traceback})
-        case Progress(percent, text):
-            return Frame({"type": kind, "percent": percent, "message": text})
-        case Completed(result):
-            return Frame({"type": kind}, result)
-        case Failed(reason_text, category, retryable):
-            return Frame({"type": kind, "reason": reason_text, "category": category, "retryable": retryable})
-        case Deferred(until_ms):
-            return Frame({"type": kind, "until_ms": until_ms})
+            header, body = {"handlers": [handler_row(one) for one in handlers]}, b""
+        case _:
+            header, body = parts(message)
+    header["type"] = type(message).__name__
+    return Frame(header, body)
+
+
+def parts(message: Any) -> tuple[dict[str, Any], bytes]:
+    """Return a message's fields for the header, and its bytes."""
+    header: dict[str, Any] = {}
+    body = b""
+    for name in message.__slots__:
+        value = getattr(message, name)
+        if isinstance(value, bytes):
+            body = value
+        else:
+            header[name] = value.value if isinstance(value, Enum) else value
+    return header, body
+
+
+def signal_row(signal: ReceivedSignal) -> list[Any]:
+    """Return a signal for the header; its payload, whose length is told, is part of the body."""
+    return [*(getattr(signal, name) for name in SIGNAL_TEXTS), signal.accepted_at_ms, len(signal.payload)]
+
+
+def handler_row(one: HandlerSettings) -> list[Any]:
+    """Return a registration for the header."""
+    return [one.execution_kind, one.timeout_s, one.progress_timeout_s, one.is_async]
 
 
 def for_child(frame: Frame) -> ToChild:
@@ -64,24 +80,22 @@ def for_child(frame: Frame) -> ToChild:
     Raises:
         RemoteProtocolError: it is none.
     """
-    header = frame.header
-    match header.get("type"):
-        case "Start":
-            return Start(
-                member(header, "execution_id", str),
-                member(header, "execution_kind", str),
-                member(header, "attempt_index", int),
-                member(header, "attempt_type", str),
-                member(header, "tags", dict),
-                frame.body,
-            )
-        case "Interrupt":
-            reason = InterruptReason(member(header, "reason", str))
-            return Interrupt(member(header, "execution_id", str), reason)
-        case "Drain":
-            return Drain()
-        case other:
-            raise RemoteProtocolError(f"the supervisor sent a message of unknown type {other!r:.100}")
+    if frame.header.get("type") == "Start":
+        return start_of(frame.header, frame.body)
+    message: ToChild = read(kind_of(frame.header, "type", FOR_CHILD), frame.header, frame.body)
+    return message
+
+
+def start_of(header: dict[str, Any], body: bytes) -> Start:
+    """Read a start: the body is its payload, then those of the signals."""
+    rows = header["signals"]
+    begin = len(body) - sum(row[-1] for row in rows)
+    payload, signals = body[:begin], []
+    for *texts, accepted_at_ms, length in rows:
+        values = dict(zip(SIGNAL_TEXTS, texts, strict=True))
+        signals.append(ReceivedSignal(**values, accepted_at_ms=accepted_at_ms, payload=body[begin : begin + length]))
+        begin += length
+    return read(Start, header | {"signals": tuple(signals)}, payload)
 
 
 def from_child(frame: Frame) -> FromChild:
@@ -92,45 +106,98 @@ def from_child(frame: Frame) -> FromChild:
     """
     header = frame.header
     match header.get("type"):
+        case "Ended":
+            kind = kind_of(header, "outcome", OUTCOMES)
+            return Ended(member(header, "task", "int"), read(kind, header, frame.body))
         case "Ready":
-            return Ready(tuple(map(handler_settings, member(header, "handlers", list))))
-        case "Unfit":
-            return Unfit(member(header, "reason", str), member(header, "traceback", str))
-        case "Progress":
-            percent = member(header, "percent", int)
-            if not 0 <= percent <= 100:
-                raise RemoteProtocolError(f"percent is {percent}, not 0 to 100")
-            return Progress(percent, member(header, "message", str))
-        case "Completed":
-            return Completed(frame.body)
-        case "Failed":
-            return Failed(
-                member(header, "reason", str), member(header, "category", str), member(header, "retryable", bool)
-            )
-        case "Deferred":
-            return Deferred(member(header, "until_ms", int))
+            return Ready(tuple(map(handler_settings, member(header, "handlers", "list"))))
+    message: FromChild = read(kind_of(header, "type", FROM_CHILD), header, frame.body)
+    match message:
+        case Progress(_, percent, _) if not 0 <= percent <= 100:
+            raise RemoteProtocolError(f"percent is {percent}, not 0 to 100")
+        case Emit(payload=payload) if len(payload) > FRAME_LIMIT_BYTES:
+            raise RemoteProtocolError(f"a frame of {len(payload)} bytes, over the limit of {FRAME_LIMIT_BYTES}")
+    return message
+
+
+def handler_settings(row: Any) -> HandlerSettings:
+    """Read one registration."""
+    match row:
+        case [str(kind), None | int() | float() as timeout_s, None | int() | float() as progress_s, bool(is_async)]:
+            return HandlerSettings(kind, timeout_s, progress_s, is_async)
         case other:
-            raise RemoteProtocolError(f"message of unknown type {other!r:.100}")
+            raise RemoteProtocolError(
+                f"a handler is {other!r:.100}, not a kind, two timeouts and whether it is async"
+            )
 
 
-def member(header: dict[str, Any], name: str, kind: type[T]) -> T:
+def kind_of(header: Mapping[str, Any], name: str, kinds: Mapping[str, type[T]]) -> type[T]:
+    """Return the class that a member names."""
+    kind = header.get(name)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise RemoteProtocolError(f"message of unknown {name} {kind!r:.100}")
+    return kinds[kind]
+
+
+def read(kind: type[T], header: Mapping[str, Any], body: bytes) -> T:
+    """Return a message of a class, from members that have its fields' names and fit their types."""
+    values = {}
+    for name, field in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
+        values[name] = body if field.type == "bytes" else member(header, name, field.type)
+    return kind(**values)
+
+
+def member(header: Mapping[str, Any], name: str, wanted: str) -> Any:
     """Return a member of the right type.
 
     Raises:
         RemoteProtocolError: it is missing, or something else.
     """
     value = header.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RemoteProtocolError(f"member {name!r} is {value!r:.100}, not {kind.__name__}")
-    return value
+    try:
+        return READERS[wanted](value)
+    except (TypeError, ValueError):
+        raise RemoteProtocolError(f"member {name!r} is {value!r:.100}, not {wanted}") from None
 
 
-def handler_settings(pair: Any) -> HandlerSettings:
-    """Read one registration: ``[kind, timeout_s or null]``."""
-    match pair:
-        case [str(kind), None]:
-            return HandlerSettings(kind, None)
-        case [str(kind), int() | float() as timeout_s]:
-            return HandlerSettings(kind, float(timeout_s))
-        case other:
-            raise RemoteProtocolError(f"a handler is {other!r:.100}, not a kind and a timeout")
+def exactly(kind: type) -> Callable[[Any], Any]:
+    """Return the reader of a plain type; a bool is no int."""
+
+    def take(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError
+        return value
+
+    return take
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Read a list of texts."""
+    return tuple(map(READERS["str"], value if isinstance(value, tuple) else READERS["list"](value)))
+
+
+def table(value_kind: str) -> Callable[[Any], dict[str, Any]]:
+    """Return the reader of an object with values of one type."""
+    return lambda value: {name: READERS[value_kind](one) for name, one in READERS["dict"](value).items()}
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    **{kind.__name__: exactly(kind) for kind in (int, str, bool, list, dict)},
+    "int | None": lambda value: None if value is None else exactly(int)(value),
+    "tuple[str, ...]": texts,
+    "Mapping[str, str]": table("str"),
+    "Mapping[str, int]": table("int"),
+    "InterruptReason": InterruptReason,
+    "OnTimeout": OnTimeout,
+    "tuple[ReceivedSignal, ...]": tuple,
+}
+
+
+def named(*names: str) -> dict[str, type[Any]]:
+    """Return message classes by name."""
+    return {name: getattr(messages, name) for name in names}
+
+
+FOR_CHILD = named("Interrupt", "Drain", "Emitted", "UsageReported", "WaitpointCreated", "RequestFailed")
+FROM_CHILD = named("Unfit", "Progress", "Emit", "ReportUsage", "CreateWaitpoint")
+OUTCOMES = named("Completed", "Failed", "Deferred", "Suspended", "WaitingForChildren", "CancelledByHandler")

@@ -12,7 +12,8 @@ death signal; a child with the fork server, by its parent death signal; and a ch
 because its death pipe then ends and the kernel sends SIGKILL for that (``F_SETSIG``), even while user code holds the
 interpreter lock. A dead child is left unreaped until its process group has been killed, so that neither its process
 id nor its group can belong to anybody else at that moment. The fork server adopts orphaned descendants (it is their
-subreaper) and reports a child's death when those of its group are dead too.
+subreaper) and reports a child's death when its descendants are dead too. Each child is the subreaper of its own
+descendants, so an orphan that comes to the fork server is always one of a child that has just died, and is killed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from ffsuper.child import registry, runtime
@@ -39,8 +41,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 MESSAGE_BYTES = 4096
 # Killed processes die at once, unless they are stuck in the kernel: then nobody waits for them for ever.
-GROUP_DEATH_S = 0.5
-GROUP_POLL_S = 0.001
+DESCENDANTS_DEATH_S = 0.5
+POLL_S = 0.001
 DESCRIPTORS = 4
 
 
@@ -135,22 +137,32 @@ class ForkServer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        reap_group(pid)
         self._children.discard(pid)
+        self._kill_orphans()
         self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss})
+
+    def _kill_orphans(self) -> None:
+        """Kill and reap what dead children have left, and what that leaves, for as long as this may take at most."""
+        give_up_s = time.monotonic() + DESCENDANTS_DEATH_S
+        while orphans := own_children() - self._children:
+            for orphan in orphans:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(orphan, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(orphan, os.WNOHANG)
+            if time.monotonic() > give_up_s:
+                return
+            time.sleep(POLL_S)
 
     def _tell(self, message: dict[str, int]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(json.dumps(message).encode())
 
 
-def reap_group(group: int) -> None:
-    """Reap the killed members of a process group, for as long as that may take at most."""
-    give_up_s = time.monotonic() + GROUP_DEATH_S
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < give_up_s:
-            if os.waitpid(-group, os.WNOHANG) == (0, 0):
-                time.sleep(GROUP_POLL_S)
+def own_children() -> set[int]:
+    """Return the process ids of this process's children, the dead ones that are not reaped included."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    return set(map(int, found.split()))
 
 
 def become_child(server: int, descriptors: list[int], settings: Settings) -> NoReturn:
@@ -161,6 +173,7 @@ def become_child(server: int, descriptors: list[int], settings: Settings) -> NoR
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         die_with_parent(signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != server:
             os._exit(code)
         messages, stdout, stderr, death = descriptors

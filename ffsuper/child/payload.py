@@ -80,7 +80,7 @@ def write_result(value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     try:
-        return json.dumps(value, default=unstructure).encode()
+        return json.dumps(value, default=unstructure, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultError(f"{type(value).__name__}: {error}") from None
 

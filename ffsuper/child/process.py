@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import trio
 
 from ffsuper.child import codec
@@ -276,6 +277,9 @@ class Child:
         self.outputs_left = 0
         messages.setblocking(False)
         self._plain_socket = messages
+        self._sending = trio.Lock()
+        self._interrupts: deque[bytes] = deque()
+        self._interrupts_sent = False
         self._messages = trio.socket.from_stdlib_socket(messages)
         self._decoder = frame.Decoder()
         self._death_pipe = death_pipe
@@ -319,9 +323,15 @@ class Child:
     async def send(self, message: ToChild) -> None:
         """Send a message; one that cannot arrive any more is dropped, for the death is the news then."""
         data = memoryview(frame.encode(codec.to_frame(message)))
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while data:
-                data = data[await self._messages.send(data) :]
+        async with self._sending:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+                while data or self._interrupts:
+                    if not data:
+                        data, self._interrupts_sent = memoryview(self._interrupts.popleft()), True
+                    data = data[await self._messages.send(data) :]
+            if self._interrupts_sent:
+                self._interrupts_sent = False
+                self._signal(signal.SIGURG)
 
     async def receive(self) -> FromChild | None:
         """Return what the child says next; None when it has said its last.
@@ -340,12 +350,30 @@ class Child:
             self._decoder.feed(data)
         return codec.from_child(received)
 
-    def interrupt(self, execution_id: str, reason: InterruptReason) -> None:
+    async def announce(self, message: ToChild) -> None:
+        """Send a message, and have the child read it even while a handler runs."""
+        await self.send(message)
+        self._signal(signal.SIGURG)
+
+    def interrupt(self, task: int, reason: InterruptReason) -> None:
         """Raise inside the running handler, if it lets itself be interrupted. Never waits."""
-        data = frame.encode(codec.to_frame(Interrupt(execution_id, reason)))
+        data = frame.encode(codec.to_frame(Interrupt(task, reason)))
+        if self._sending.locked():
+            self._interrupts.append(data)  # not into the middle of a message
+            return
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._plain_socket.send(data)
             self._signal(signal.SIGURG)
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the child and its descendants; 0 when it is gone."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for one in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += one.memory_info().rss
+        return total
 
     def dump_stacks(self) -> None:
         """Have all threads' stacks written to the child's stderr; works whatever the interpreter is doing."""

@@ -1,10 +1,4 @@
-"""Inside a child: loads the handlers, runs them in the main thread, says what came of each.
-
-The main thread waits on the socket between executions. While a handler runs nobody reads it; SIGURG announces that
-the supervisor has sent something meanwhile. Its Python handler then reads what is there, and raises inside the user's
-code if that is what was asked. It never raises while a message is being sent, which would tear that apart: the
-interrupt waits for the end of the sending.
-"""
+"""Inside a child: loads the handlers, runs them in the main thread, says what came of each."""
 
 from __future__ import annotations
 
@@ -15,35 +9,19 @@ import logging
 import signal
 import socket
 import sys
-import threading
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
 
-from ffsuper.child import codec, registry
-from ffsuper.child.context import Context
-from ffsuper.child.outcomes import Cancelled, Defer, Fatal, SoftTimeout
+from ffsuper.child import registry
+from ffsuper.child.context import Context, Task
+from ffsuper.child.conversation import Blocking
+from ffsuper.child.outcomes import Directive, failed
 from ffsuper.child.payload import PayloadError, ResultError, read_payload, write_result
 from ffsuper.errors import HandlerDefinitionError
-from ffsuper.messages import (
-    Completed,
-    Deferred,
-    Drain,
-    Failed,
-    FromChild,
-    HandlerSettings,
-    Interrupt,
-    InterruptReason,
-    Outcome,
-    Ready,
-    Start,
-    ToChild,
-    Unfit,
-)
-from ffsuper.sansio import frame
+from ffsuper.messages import Completed, Ended, Failed, HandlerSettings, Outcome, Ready, Start, Unfit
 
-READ_BYTES = 1 << 16
 # Of an exception's text, what is stored with the attempt.
 REASON_CHARACTERS = 2_000
 
@@ -55,15 +33,23 @@ def run(supervisor: socket.socket, modules: Sequence[str], python_path: Sequence
     runtime = Runtime(supervisor)
     unfit = load_handlers(modules, python_path)
     if unfit is not None:
-        runtime.send(unfit)
+        runtime.conversation.send(unfit)
         return 1
-    signal.signal(signal.SIGURG, lambda _number, _frame: runtime.read_announced())
-    runtime.send(
-        Ready(tuple(HandlerSettings(one.execution_kind, one.timeout_s) for one in registry.HANDLERS.values()))
-    )
+    signal.signal(signal.SIGURG, lambda _number, _frame: runtime.conversation.read_announced())
+    runtime.conversation.send(Ready(tuple(map(settings_of, registry.HANDLERS.values()))))
+    libraries = {one.library for one in registry.HANDLERS.values() if one.library is not None}
     with contextlib.suppress(ConnectionError, EOFError):  # the supervisor has closed the socket, or is gone
-        runtime.serve()
+        if not libraries:
+            runtime.serve()
+        from ffsuper.child.async_runtime import serve
+
+        serve(runtime, *libraries)
     return 0
+
+
+def settings_of(one: registry.Handler) -> HandlerSettings:
+    """Return what a registration asks of the supervisor."""
+    return HandlerSettings(one.execution_kind, one.timeout_s, one.progress_timeout_s, one.library is not None)
 
 
 def load_handlers(modules: Sequence[str], python_path: Sequence[str]) -> Unfit | None:
@@ -81,21 +67,17 @@ def load_handlers(modules: Sequence[str], python_path: Sequence[str]) -> Unfit |
             return Unfit(f"module {module!r} does not import: {told}", traceback.format_exc())
     if not registry.HANDLERS:
         return Unfit(f"no handler is registered by {', '.join(modules)}: decorate a function with @handler(kind)", "")
+    libraries = {one.library for one in registry.HANDLERS.values()} - {None}
+    if len(libraries) > 1:
+        return Unfit("async handlers of one worker must all run on trio, or all on asyncio", "")
     return None
 
 
 class Runtime:
-    """The conversation with the supervisor, and the execution that runs."""
+    """Runs plain functions."""
 
     def __init__(self, supervisor: socket.socket) -> None:
-        self._supervisor = supervisor
-        self._decoder = frame.Decoder()
-        self._inbox: deque[ToChild] = deque()
-        self._running: str | None = None
-        self._draining = False
-        self._sending = threading.RLock()
-        self._uninterruptible = 0
-        self._interrupt: BaseException | None = None
+        self.conversation = Blocking(supervisor)
 
     def serve(self) -> None:
         """Run executions until the socket ends.
@@ -104,124 +86,77 @@ class Runtime:
             EOFError: it has ended.
         """
         while True:
-            match self._next_message():
-                case Start() as start:
-                    self._execute(start)
-                case Drain():
-                    self._draining = True
-                case Interrupt():
-                    pass  # for an execution that has ended meanwhile
+            self.conversation.wait(lambda: bool(self.conversation.starts))
+            self.execute(self.conversation.starts.popleft())
 
-    def send(self, message: FromChild) -> None:
-        """Send a message, whole."""
-        with self._uninterrupted(), self._sending:
-            self._supervisor.sendall(frame.encode(codec.to_frame(message)))
-
-    def read_announced(self) -> None:
-        """Read what has arrived while a handler runs, and raise inside it if it is to be interrupted."""
-        if self._running is None:
-            return  # the main thread will read it itself
+    def execute(self, start: Start) -> None:
+        """Run one execution, and send what it came to."""
+        task = Task(start)
+        conversation = self.conversation
         try:
-            while data := self._supervisor.recv(READ_BYTES, socket.MSG_DONTWAIT):
-                self._decoder.feed(data)
-        except BlockingIOError:
-            pass
-        self._sort_in()
-        for message in list(self._inbox):
-            if isinstance(message, Drain):
-                self._draining = True
-            if isinstance(message, Interrupt) and message.execution_id == self._running:
-                self._inbox.remove(message)
-                self._raise(interrupt_error(message.reason))
-
-    def _raise(self, error: BaseException) -> None:
-        if self._uninterruptible:
-            self._interrupt = error
-        else:
-            raise error
-
-    @contextmanager
-    def _uninterrupted(self) -> Iterator[None]:
-        """Put an interrupt off until the block is done. Only the main thread is ever interrupted."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._uninterruptible += 1
-        try:
-            yield
-        finally:
-            self._uninterruptible -= 1
-        if self._interrupt is not None and not self._uninterruptible:
-            error, self._interrupt = self._interrupt, None
-            raise error
-
-    def _next_message(self) -> ToChild:
-        while not self._inbox:
-            data = self._supervisor.recv(READ_BYTES)
-            if not data:
-                raise EOFError
-            self._decoder.feed(data)
-            self._sort_in()
-        return self._inbox.popleft()
-
-    def _sort_in(self) -> None:
-        while (received := self._decoder.next_frame()) is not None:
-            self._inbox.append(codec.for_child(received))
-
-    def _execute(self, start: Start) -> None:
-        try:
-            self._running = start.execution_id
-            self.read_announced()  # what came together with the start was announced too early
-            outcome = self._outcome_of(start)
-        except BaseException as error:  # noqa: BLE001 -- an interrupt that came between the handler and here
+            conversation.begin(task)
+            conversation.read_announced()  # what came just behind the start was announced too early
+            value = self._call(start, task)
+            conversation.tasks.clear()  # an interrupt that comes from here on is too late
+            outcome = outcome_of(value)
+        except BaseException as error:  # noqa: BLE001 -- the user's code may raise anything; the child goes on
             outcome = failure_of(error)
         finally:
-            self._running = None
-            self._interrupt = None
+            task.over = True
+            conversation.tasks.clear()
+            conversation.forget_interrupt()
         flush_output()
-        self.send(outcome)
+        conversation.send(Ended(task.number, outcome))
 
-    def _outcome_of(self, start: Start) -> Outcome:
-        found = registry.HANDLERS[start.execution_kind]
-        context = Context(start, self.send, lambda: self._draining)
-        try:
-            if found.takes_payload:
-                value = found.function(context, read_payload(start.payload, found.payload_type))
-            else:
-                value = found.function(context)
-            return Deferred(value.until_ms) if isinstance(value, Defer) else Completed(write_result(value))
-        except Defer as deferral:
-            return Deferred(deferral.until_ms)
-        except (PayloadError, ResultError) as error:
-            return error.failure()
-        except BaseException as error:  # noqa: BLE001 -- the user's code may raise anything; the child goes on
-            return failure_of(error)
+    def _call(self, start: Start, task: Task) -> object:
+        found = handler_of(start)
+        arguments = (read_payload(start.payload, found.payload_type),) if found.takes_payload else ()
+        return found.function(Context(task, self.conversation), *arguments)
 
 
-def interrupt_error(reason: InterruptReason) -> BaseException:
-    """Return what is raised inside the handler."""
-    match reason:
-        case InterruptReason.TIMEOUT:
-            return SoftTimeout("the handler's timeout is over")
-        case InterruptReason.CANCELLED:
-            return Cancelled("the execution was cancelled")
-        case InterruptReason.LEASE_LOST:
-            return Cancelled("the lease was lost")
+class UnknownKindError(Exception):
+    """Nobody has registered a handler for an execution's kind."""
 
 
-def failure_of(error: BaseException) -> Failed:
-    """Return the failure for what a handler raised; its traceback goes to stderr."""
-    traceback.print_exception(error)
-    text = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
-    match error:
-        case Fatal():
-            return Failed(str(error)[:REASON_CHARACTERS] or text, "fatal", retryable=False)
-        case SoftTimeout():
-            return Failed(text, "timeout")
-        case Cancelled():
-            return Failed(text, "cancelled")
-        case _:
-            return Failed(text, "exception")
+def handler_of(start: Start) -> registry.Handler:
+    """Return the handler for an execution.
+
+    Raises:
+        UnknownKindError: there is none.
+    """
+    if start.execution_kind not in registry.HANDLERS:
+        raise UnknownKindError(f"no handler is registered for kind {start.execution_kind!r}")
+    return registry.HANDLERS[start.execution_kind]
+
+
+def outcome_of(value: object) -> Outcome:
+    """Return the outcome that a handler has returned."""
+    try:
+        return value.outcome() if isinstance(value, Directive) else Completed(write_result(value))
+    except ResultError as error:
+        return error.failure()
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """Return the outcome that a handler has raised; the traceback of a failure goes to stderr."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # as a nursery or a task group wraps it
+    if isinstance(error, Directive):
+        return error.outcome()
+    if isinstance(error, PayloadError):
+        return error.failure()
+    if isinstance(error, UnknownKindError):
+        return Failed(str(error), "unknown_kind", retryable=False)
+    traceback.print_exception(error.with_traceback(users_part(error.__traceback__)))
+    return failed(error, REASON_CHARACTERS)
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first line on that is not ours."""
+    here = str(Path(__file__).parent)
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here) and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
 
 
 def flush_output() -> None:

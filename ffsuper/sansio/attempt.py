@@ -2,18 +2,25 @@
 
 A handler that overruns is asked, then shown, then stopped:
 
-    start --timeout--> INTERRUPT (an exception inside the handler) --grace--> DUMP (stacks to stderr) --> KILL
+    start --timeout, no progress, deadline--> INTERRUPT (an exception inside the handler, or a cancelled scope)
+          --grace--> DUMP (stacks to stderr) --> KILL
+
+A cancellation or a lost lease begins the same ladder, with its own grace.
 """
 
 from __future__ import annotations
 
+import math
 import signal
+from collections import deque
 from enum import Enum, auto
 
-from ffsuper.messages import Death, Failed
+from ffsuper.messages import Death, Failed, InterruptReason
 
 # Time for the child to write its stacks before it is killed.
 DUMP_S = 0.2
+# For a handler whose lease was lost: enough to be told, not to go on.
+LOST_GRACE_S = 0.1
 # Of the child's output, what is kept with the attempt.
 OUTPUT_LINES = 10
 
@@ -26,21 +33,78 @@ class Step(Enum):
     KILL = auto()
 
 
-def ladder(started_s: float, timeout_s: float | None, grace_s: float) -> tuple[tuple[float, Step], ...]:
-    """Return when to take which step, earliest first; nothing without a timeout."""
-    if not timeout_s:
-        return ()
-    interrupt_s = started_s + timeout_s
-    dump_s = interrupt_s + grace_s
-    return ((interrupt_s, Step.INTERRUPT), (dump_s, Step.DUMP), (dump_s + DUMP_S, Step.KILL))
+class Ladder:
+    """When to do what to one handler.
+
+    Attributes:
+        reason: why it was interrupted; None while it was not.
+        next_s: when the next step is due; infinite when none is.
+    """
+
+    def __init__(
+        self, started_s: float, grace_s: float, timeout_s: float, progress_timeout_s: float, deadline_s: float
+    ) -> None:
+        """Begin; a timeout of 0 and an infinite deadline never come.
+
+        Args:
+            deadline_s: when the execution expires, on the same clock as ``started_s``.
+        """
+        self._grace_s = grace_s
+        self._progress_timeout_s = progress_timeout_s or math.inf
+        self._causes = {
+            InterruptReason.TIMEOUT: started_s + (timeout_s or math.inf),
+            InterruptReason.NO_PROGRESS: started_s + self._progress_timeout_s,
+            InterruptReason.DEADLINE: deadline_s,
+        }
+        self._steps: deque[tuple[float, Step]] = deque()
+        self.reason: InterruptReason | None = None
+
+    @property
+    def next_s(self) -> float:
+        """When the next step is due."""
+        if self.reason is None:
+            return min(self._causes.values())
+        return self._steps[0][0] if self._steps else math.inf
+
+    def progressed(self, now_s: float) -> None:
+        """Note a sign of progress."""
+        self._causes[InterruptReason.NO_PROGRESS] = now_s + self._progress_timeout_s
+
+    def interrupt(self, now_s: float, reason: InterruptReason, grace_s: float) -> None:
+        """Have the handler interrupted now; one that was interrupted already may only have less time for it."""
+        self.reason = reason
+        left_s = self._steps[0][0] - now_s if self._steps else math.inf
+        dump_s = now_s + min(grace_s, left_s)
+        self._steps = deque([(now_s, Step.INTERRUPT), (dump_s, Step.DUMP), (dump_s + DUMP_S, Step.KILL)])
+
+    def take(self, now_s: float) -> Step:
+        """Return the step that is due, which counts as done then."""
+        if self.reason is None:
+            self.interrupt(now_s, min(self._causes, key=lambda cause: self._causes[cause]), self._grace_s)
+        return self._steps.popleft()[1]
 
 
-def timed_out(timeout_s: float, grace_s: float) -> Failed:
-    """Return the failure of an attempt whose child had to be killed for overrunning."""
-    return Failed(
-        f"timed out: still running {grace_s:g} s after the interrupt that came at {timeout_s:g} s; child killed",
-        "timeout",
-    )
+def lease_grace_s(margin_s: float) -> float:
+    """Return how long a handler has whose lease was lost: its child must be dead before the lease can have ended."""
+    return min(LOST_GRACE_S, margin_s / 4)
+
+
+def killed(reason: InterruptReason | None) -> Failed:
+    """Return the failure of an attempt whose handler did not heed its interrupt, so that its child was killed."""
+    told = f"{REASONS.get(reason, 'interrupted')}; the handler did not end in time, and its child was killed"
+    return Failed(told, "timeout") if reason is not InterruptReason.DEADLINE else after_deadline(told)
+
+
+def after_deadline(reason: str) -> Failed:
+    """Return the failure of an attempt that its execution's deadline has ended."""
+    return Failed(reason, "deadline", retryable=False)
+
+
+REASONS: dict[InterruptReason | None, str] = {
+    InterruptReason.TIMEOUT: "timed out",
+    InterruptReason.NO_PROGRESS: "no progress for too long",
+    InterruptReason.DEADLINE: "the execution's deadline has passed",
+}
 
 
 def crashed(death: Death) -> Failed:

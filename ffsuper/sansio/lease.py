@@ -8,9 +8,10 @@ difference in the clocks' rates and the time to kill a child and see it dead.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from ffsuper.messages import Lease, LeaseId
+from ffsuper.messages import ExecutionId, Lease, LeaseId
 
 RENEWALS_PER_TTL = 3
 
@@ -65,6 +66,13 @@ class LeaseBook:
         held = self._held.get(lease_id)
         if held is not None:
             self._held[lease_id] = replace(held, renew_at_s=until_s)
+
+    def hasten(self, execution_id: ExecutionId) -> None:
+        """Let the execution's lease be due for renewal at once; nothing if it is not held."""
+        for held in self._held.values():
+            if held.lease.execution_id == execution_id:
+                self._held[held.lease.lease_id] = replace(held, renew_at_s=-math.inf)
+                return
 
     def due(self, now_s: float) -> list[Lease]:
         """Return the leases whose renewal is due, the most urgent first."""

@@ -5,7 +5,9 @@ A claim whose answer was lost is looked up: the lease id is ours, so the executi
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,8 +19,12 @@ from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease, Leas
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.replies import Call, Status, fcall
+from ffsuper.store.signals import read_resume_signals
 
 GRANT_TTL_MS = 5_000  # the protocol's; an unused grant keeps others away for this long
+# Grant, claim, and five reads.
+CALLS_PER_CLAIM = 7
+LAST_MS = 253_402_300_799_000  # the end of the year 9999
 NO_CAPABLE_WORKER = "no connected worker satisfies required_capabilities"
 
 
@@ -78,11 +84,11 @@ class Claims:
         asked_at_s = self._now_s()
         wanted = [self._lease_wanted(candidate, asked_at_s) for candidate in candidates]
         calls = [call for candidate, lease in wanted for call in self._claim_calls(candidate, lease)]
-        replies = await self._connection.try_all(calls)
-        per_claim = len(calls) // len(wanted)
+        replies = iter(await self._connection.try_all(calls))
         results: list[Claim | StoreError] = []
-        for position, (candidate, lease) in enumerate(wanted):
-            answers = replies[position * per_claim : (position + 1) * per_claim]
+        for candidate, lease in wanted:
+            answers: list[Any] = [None] if candidate.is_granted else []
+            answers += itertools.islice(replies, CALLS_PER_CLAIM - len(answers))
             results.append(await self._settle(candidate, lease, answers))
         return results
 
@@ -101,7 +107,7 @@ class Claims:
 
     def _claim_calls(self, candidate: Candidate, lease: Lease) -> list[Call[Any]]:
         return [
-            grant(candidate, self._identity),
+            *([] if candidate.is_granted else [grant(candidate, self._identity)]),
             take(candidate, lease, self._identity),
             *context_reads(lease),
         ]
@@ -119,7 +125,18 @@ class Claims:
         if isinstance(taken, StoreError):
             # Without a grant the claim is refused for want of one; the grant's refusal says why.
             return granted if isinstance(granted, RefusedError) else taken
-        return claimed(candidate, lease, taken, context)
+        return await self._with_signals(claimed(candidate, lease, taken, context))
+
+    async def _with_signals(self, claim: Claim | StoreError) -> Claim | StoreError:
+        """Add what ended the suspension, if the attempt comes back from one."""
+        if not isinstance(claim, Claim) or claim.attempt_type != "resumed":
+            return claim
+        try:
+            return replace(claim, signals=await read_resume_signals(self._connection, claim.lease))
+        except StoreError as error:
+            lease, kind = claim.lease, claim.execution_kind
+            resumed = Candidate(lease.execution_id, lease.lane, ClaimKind.RESUMED, kind, lease.attempt_index)
+            return ClaimDoubtError(resumed, lease, error)
 
     async def _claim_resumed(self, candidate: Candidate, lease: Lease) -> Claim | StoreError:
         """Continue with the same grant: the execution turned out to be one whose attempt goes on."""
@@ -152,7 +169,8 @@ class Claims:
             return doubt
         if candidate.claim is ClaimKind.RESUMED:
             attempt_type = "resumed"
-        return claimed(candidate, lease, replace(holder, attempt_type=attempt_type), context)
+        held = replace(holder, attempt_type=attempt_type)
+        return await self._with_signals(claimed(candidate, lease, held, context))
 
     async def _block_route(self, candidate: Candidate) -> None:
         """Set an execution aside that needs capabilities we lack; if it fails, the next scan finds it again."""
@@ -165,8 +183,8 @@ def claimed(candidate: Candidate, lease: Lease, taken: Taken, context: list[Any]
     for part in context:
         if isinstance(part, StoreError):
             return ClaimDoubtError(candidate, lease, part)
-    payload, tags, retry_policy = context
-    return Claim(granted, candidate.execution_kind, taken.attempt_type, payload, tags, retry_policy)
+    payload, tags, retry_policy, deadline_ms, kind = context
+    return Claim(granted, kind, taken.attempt_type, payload, tags, retry_policy, deadline_ms)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------
@@ -282,13 +300,21 @@ def read_holder(lease: Lease) -> Call[Taken | None]:
 
 
 def context_reads(lease: Lease) -> list[Call[Any]]:
-    """Read payload, tags and retry policy."""
+    """Read payload, tags, retry policy, deadline and kind."""
     keys = ExecutionKeys.of(lease.execution_id)
     return [
         Call(("GET", keys.part("payload")), lambda reply: reply or b""),
         Call(("HGETALL", keys.part("tags")), read_tags),
         Call(("GET", keys.part("policy")), read_retry_policy),
+        Call(("ZSCORE", keys.partition.index("execution_deadline"), lease.execution_id), read_deadline),
+        Call(("HGET", keys.core, "execution_kind"), lambda reply: (reply or b"").decode(errors="surrogateescape")),
     ]
+
+
+def read_deadline(reply: Any) -> int | None:
+    """Read when an execution expires; None when it does not, or far beyond all calendars."""
+    at_ms = math.inf if reply is None else float(reply)
+    return int(at_ms) if at_ms < LAST_MS else None
 
 
 def read_tags(reply: Any) -> dict[str, str]:

@@ -67,6 +67,33 @@ class PartitionKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetKeys:
+    """Keys of one budget, on its budget partition."""
+
+    partition: int
+    id: str
+
+    @property
+    def definition(self) -> str:
+        """Hash with what the budget is."""
+        return f"ff:budget:{{b:{self.partition}}}:{self.id}"
+
+    @property
+    def limits(self) -> str:
+        """Hash of ``hard:<dimension>`` and ``soft:<dimension>``."""
+        return f"{self.definition}:limits"
+
+    @property
+    def usage(self) -> str:
+        """Hash of usage by dimension."""
+        return f"{self.definition}:usage"
+
+    def dedup(self, key: str) -> str:
+        """Exists while a report under this key is remembered."""
+        return f"ff:usagededup:{{b:{self.partition}}}:{key}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionKeys:
     """Keys of one execution.
 

@@ -1,13 +1,34 @@
-"""What becomes of an attempt: complete, fail, delay, progress; and the proof of it afterwards."""
+"""What becomes of an attempt: complete, fail, pause, cancel; and the proof of it afterwards."""
 
 from __future__ import annotations
 
+import json
+import time
+import uuid
 from typing import Any
 
-from ffsuper.messages import Completed, Deferred, Failed, Lease, Outcome, Progress
+from ffsuper.errors import RefusedError
+from ffsuper.messages import (
+    CancelledByHandler,
+    Completed,
+    Deferred,
+    Failed,
+    Lease,
+    Outcome,
+    ReceivedSignal,
+    Suspended,
+    WaitingForChildren,
+)
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, fcall
+from ffsuper.store.replies import Call, Part, fcall
+from ffsuper.store.signals import read_matched
+
+HISTORY_LENGTH = 1_000  # the protocol's
+RESUME_POLICY = (
+    '{"close_waitpoint_on_resume":true,"consume_matched_signals":true,"resume_target":"runnable",'
+    '"retain_signal_buffer_until_closed":true}'
+)
 
 # Enough of the lease history to find how our own lease was released, even with some attempts after it.
 HISTORY_LOOK_BACK = 50
@@ -16,6 +37,9 @@ RELEASED_AS: dict[type[Outcome], frozenset[str]] = {
     Completed: frozenset({"completed"}),
     Failed: frozenset({"failed_retry_scheduled", "failed_terminal"}),
     Deferred: frozenset({"worker_delay"}),
+    Suspended: frozenset({"suspend"}),
+    WaitingForChildren: frozenset({"waiting_children"}),
+    CancelledByHandler: frozenset({"cancelled"}),
 }
 
 
@@ -26,8 +50,11 @@ class Outcomes:
         self._connection = connection
         self._instance_id = instance_id
 
-    async def deliver(self, lease: Lease, outcome: Outcome, retry_policy: bytes) -> None:
+    async def deliver(self, lease: Lease, outcome: Outcome, retry_policy: bytes) -> tuple[ReceivedSignal, ...] | None:
         """End the attempt, or pause it, and release the lease.
+
+        Returns:
+            None; for a suspension whose signals have come already, these: the lease is kept then.
 
         Raises:
             LeaseLostError: the lease is not ours any more, perhaps because an earlier try was carried out.
@@ -41,23 +68,38 @@ class Outcomes:
                 await self._connection.run(fail(lease, self._instance_id, outcome, policy))
             case Deferred(until_ms):
                 await self._connection.run(delay(lease, self._instance_id, until_ms))
+            case Suspended():
+                return await self._suspend(lease, outcome)
+            case WaitingForChildren():
+                await self._connection.run(wait_for_children(lease, self._instance_id))
+            case CancelledByHandler(reason):
+                await self._connection.run(cancel(lease, self._instance_id, reason))
+        return None
+
+    async def _suspend(self, lease: Lease, outcome: Suspended) -> tuple[ReceivedSignal, ...] | None:
+        waitpoint_id = outcome.waitpoint_id or str(uuid.uuid4())
+        # The same for a repetition, so that a waitpoint tells whether it was this suspension that used it.
+        suspension_id = str(uuid.uuid5(uuid.UUID(lease.lease_id), waitpoint_id))
+        try:
+            if await self._connection.run(suspend(lease, self._instance_id, outcome, suspension_id, waitpoint_id)):
+                return None
+        except RefusedError as error:
+            if error.code != "waitpoint_not_pending":
+                raise
+            used_by = ExecutionKeys.of(lease.execution_id).waitpoint(waitpoint_id)
+            if await self._connection.run(Call(("HGET", used_by, "suspension_id"), as_text)) != suspension_id:
+                raise
+        return await read_matched(self._connection, lease.execution_id, waitpoint_id)
 
     async def was_delivered(self, lease: Lease, outcome: Outcome) -> bool:
         """Tell whether an earlier try to deliver this outcome was carried out: the lease history remembers."""
         reason = await self._connection.run(read_release(lease))
         return reason in RELEASED_AS[type(outcome)]
 
-    async def progress(self, lease: Lease, progress: Progress) -> None:
-        """Record progress; an empty message keeps the earlier one."""
-        core = ExecutionKeys.of(lease.execution_id).core
-        await self._connection.run(
-            fcall(
-                "ff_update_progress",
-                (core,),
-                (lease.execution_id, lease.lease_id, lease.epoch, progress.percent, progress.message),
-                lambda _: None,
-            )
-        )
+
+def as_text(reply: bytes | None) -> str:
+    """Read a text; empty when there is none."""
+    return (reply or b"").decode()
 
 
 def fence(lease: Lease) -> tuple[str, str, int, str]:
@@ -114,6 +156,77 @@ def delay(lease: Lease, instance_id: str, until_ms: int) -> Call[None]:
             partition.index("attempt_timeout"),
         ),
         (*fence(lease), until_ms),
+        lambda _: None,
+    )
+
+
+def wait_for_children(lease: Lease, instance_id: str) -> Call[None]:
+    """Pause the attempt until the execution's dependencies are satisfied."""
+    keys = ExecutionKeys.of(lease.execution_id)
+    partition = keys.partition
+    return fcall(
+        "ff_move_to_waiting_children",
+        (
+            *(keys.core, keys.attempt(lease.attempt_index), keys.part("lease:current")),
+            *(keys.part("lease:history"), partition.index("lease_expiry"), partition.worker_leases(instance_id)),
+            *(partition.lane(lease.lane, "active"), partition.lane(lease.lane, "blocked:dependencies")),
+            partition.index("attempt_timeout"),
+        ),
+        fence(lease),
+        lambda _: None,
+    )
+
+
+def suspend(lease: Lease, instance_id: str, outcome: Suspended, suspension_id: str, waitpoint_id: str) -> Call[bool]:
+    """Pause the attempt until signals have come; tells whether it was paused, and the lease given back."""
+    keys = ExecutionKeys.of(lease.execution_id)
+    partition, waitpoint = keys.partition, keys.waitpoint(waitpoint_id)
+    timeout_at_ms: Part = "" if outcome.timeout_ms is None else int(time.time() * 1000) + outcome.timeout_ms
+    condition = {
+        "allow_operator_override": True,
+        "condition_type": "signal_set",
+        "minimum_signal_count": 1,
+        "required_signal_names": outcome.signal_names,
+        "signal_match_mode": "all" if outcome.match_all else "any",
+        "timeout_behavior": outcome.on_timeout.value,
+    }
+    return fcall(
+        "ff_suspend_execution",
+        (
+            *(keys.core, keys.attempt(lease.attempt_index), keys.part("lease:current"), keys.part("lease:history")),
+            *(partition.index("lease_expiry"), partition.worker_leases(instance_id), keys.part("suspension:current")),
+            *(waitpoint, f"{waitpoint}:signals", partition.index("suspension_timeout")),
+            *(partition.index("pending_waitpoint_expiry"), partition.lane(lease.lane, "active")),
+            *(partition.lane(lease.lane, "suspended"), keys.part("waitpoints"), f"{waitpoint}:condition"),
+            *(partition.index("attempt_timeout"), partition.waitpoint_hmac),
+        ),
+        (
+            *(lease.execution_id, lease.attempt_index, lease.attempt_id, lease.lease_id, lease.epoch),
+            *(suspension_id, waitpoint_id, f"wpk:{waitpoint_id}", outcome.reason_code, "worker", timeout_at_ms),
+            *(json.dumps(condition, separators=(",", ":")), RESUME_POLICY, "", "1" if outcome.waitpoint_id else ""),
+            *(outcome.on_timeout.value, HISTORY_LENGTH),
+        ),
+        lambda status: status.word == "OK",
+    )
+
+
+def cancel(lease: Lease, instance_id: str, reason: str) -> Call[None]:
+    """End the execution as cancelled, by its holder."""
+    keys = ExecutionKeys.of(lease.execution_id)
+    partition, waitpoint = keys.partition, keys.waitpoint("none")
+    return fcall(
+        "ff_cancel_execution",
+        (
+            *(keys.core, keys.attempt(lease.attempt_index), keys.stream_meta(lease.attempt_index)),
+            *(keys.part("lease:current"), keys.part("lease:history"), partition.index("lease_expiry")),
+            *(partition.worker_leases(instance_id), keys.part("suspension:current"), waitpoint),
+            *(f"{waitpoint}:condition", partition.index("suspension_timeout")),
+            *(partition.lane(lease.lane, "terminal"), partition.index("attempt_timeout")),
+            *(partition.index("execution_deadline"), partition.lane(lease.lane, "eligible")),
+            *(partition.lane(lease.lane, "delayed"), partition.lane(lease.lane, "blocked:dependencies")),
+            *(partition.lane(lease.lane, f"blocked:{why}") for why in ("budget", "quota", "route", "operator")),
+        ),
+        (lease.execution_id, reason.encode(errors="replace"), "worker", lease.lease_id, lease.epoch),
         lambda _: None,
     )
 

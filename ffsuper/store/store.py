@@ -10,6 +10,7 @@ from typing import TypeVar
 from ffsuper.config import StoreConfig
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import libraries
+from ffsuper.store.attempts import Attempts
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.connection import open_connection
 from ffsuper.store.leases import Leases
@@ -31,12 +32,15 @@ class Store:
     scans: Scans
     claims: Claims
     leases: Leases
+    attempts: Attempts
     outcomes: Outcomes
     sweeps: Sweeps
 
 
 @asynccontextmanager
-async def open_store(settings: StoreConfig, identity: Identity, now_s: Callable[[], float]) -> AsyncIterator[Store]:
+async def open_store(
+    settings: StoreConfig, identity: Identity, budget_partitions: int, now_s: Callable[[], float]
+) -> AsyncIterator[Store]:
     """Open the connections of a worker; they are made at their first use.
 
     Args:
@@ -52,6 +56,7 @@ async def open_store(settings: StoreConfig, identity: Identity, now_s: Callable[
             Scans(work),
             Claims(work, identity, now_s),
             Leases(leases),
+            Attempts(work, budget_partitions),
             Outcomes(work, identity.instance_id),
             Sweeps(sweeps),
         )

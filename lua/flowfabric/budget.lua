@@ -13,6 +13,13 @@ local function is_budget(budget)
   return kind ~= 'none' and (kind ~= 'hash' or redis.call('HEXISTS', budget, 'budget_id') == 1)
 end
 
+-- Counts an event in the definition. A damaged counter counts as 0: it must not stop what is counted.
+local function count_event(budget, counter)
+  if type(redis.pcall('HINCRBY', budget, counter, 1)) == 'table' then
+    redis.call('HSET', budget, counter, 1)
+  end
+end
+
 -- When a budget is due for its next reset, as text and as the score that this text reads as; nil without an interval.
 local function next_reset(now, interval_ms)
   if not (interval_ms > 0) then
@@ -63,6 +70,7 @@ end
 register('ff_create_budget', function(keys, args)
   local budget, limits, resets, policies = keys[1], keys[2], keys[4], keys[5]
   local budget_id, now = text_argument(args[1], 'budget_id'), args[8]
+  require_keys(keys, 5) -- here, because the first thing that the reference does is to write to the last one
   if is_budget(budget) then
     redis.call('SADD', policies, budget_id)
     return already_satisfied(budget_id)
@@ -176,13 +184,13 @@ register('ff_report_usage_and_check', function(keys, args)
   end
   local report, hard_breach = read_report(usage, limits, args, dim_count)
   text_argument(now, 'now_ms')
+  require_keys(keys, 3)
   if hard_breach then
-    redis.call('HINCRBY', budget, 'breach_count', 1)
+    count_event(budget, 'breach_count')
     redis.call('HSET', budget, 'last_breach_at', now, 'last_breach_dim', hard_breach[1], 'last_updated_at', now)
     return { 1, 'HARD_BREACH', hard_breach[1], tostring(hard_breach[2]), hard_breach[3] }
   end
   require_countable(report)
-  require_keys(keys, 3)
 
   local used_after, soft_breach = add_usage(usage, report)
   redis.call('HSET', budget, 'last_updated_at', now)
@@ -192,7 +200,7 @@ register('ff_report_usage_and_check', function(keys, args)
   if not soft_breach then
     return ok()
   end
-  redis.call('HINCRBY', budget, 'soft_breach_count', 1)
+  count_event(budget, 'soft_breach_count')
   return { 1, 'SOFT_BREACH', soft_breach[1], tostring(used_after[soft_breach[1]]), tostring(soft_breach[4]) }
 end)
 
@@ -212,7 +220,7 @@ register('ff_reset_budget', function(keys, args)
   local reset_text, reset_score = next_reset(now, interval_ms)
   require_keys(keys, 3)
 
-  redis.call('HINCRBY', budget, 'reset_count', 1)
+  count_event(budget, 'reset_count')
   for _, dimension in ipairs(redis.call('HKEYS', usage)) do
     redis.call('HSET', usage, dimension, 0)
   end

@@ -85,48 +85,49 @@ register('ff_apply_dependency_to_child', function(keys, args)
   return ok(open)
 end)
 
--- Records the verdict on an edge; returns how many edges are left to wait for, by the counter.
+-- Records the verdict on an edge.
 -- keys, args: of ff_resolve_dependency
-local function resolve_edge(keys, args, state, now)
+-- counts: of the child, as read: its unsatisfied edges, its impossible ones
+local function resolve_edge(keys, args, state, counts, now)
   local meta, unresolved, dep = keys[2], keys[3], keys[4]
-  local counts = redis.call('HMGET', meta, 'unsatisfied_required_count', 'impossible_required_count')
-  local open = stored_number(counts[1]) - 1
   redis.call('HSET', dep, 'state', state, 'last_resolved_at', now)
   redis.call('SREM', unresolved, args[1])
   if state == 'impossible' then
     redis.call('HSET', meta, 'impossible_required_count', tostring(stored_number(counts[2]) + 1))
   end
-  redis.call('HSET', meta, 'unsatisfied_required_count', tostring(open), 'last_dependency_update_at', now)
-  return open
+  redis.call('HSET', meta,
+    'unsatisfied_required_count', tostring(stored_number(counts[1]) - 1),
+    'last_dependency_update_at', now)
 end
 
 -- Satisfies an edge: passes the upstream's result on if the edge says so, and releases a child that waits for no other.
-local function satisfy_edge(keys, args, data_passing_ref, now)
+local function satisfy_edge(keys, args, counts, data_passing_ref, now)
   local core, unresolved, eligible, blocked = keys[1], keys[3], keys[5], keys[7]
   local payload, upstream_result = keys[10], keys[11]
-  local open = resolve_edge(keys, args, 'satisfied', now)
-  -- The counter can be out of step with the set: a replay sets it to the edges that its caller knew.
-  local is_last = open == 0 or redis.call('SCARD', unresolved) == 0
-  local passes_data = is_set(data_passing_ref)
-  if not (is_last or passes_data) then
-    return ok('satisfied', '')
-  end
   local record = redis.call('HMGET', core, 'terminal_outcome', 'lifecycle_phase', 'ownership_state',
     'eligibility_state', 'execution_id', 'attempt_state', 'priority', 'created_at')
-  if record[1] ~= 'none' then
-    return ok('satisfied', '')
-  end
+  local passes_data = is_set(data_passing_ref) and record[1] == 'none'
+  local waits = record[1] == 'none' and record[2] == 'runnable' and record[3] == 'unowned'
+    and record[4] == 'blocked_by_dependencies'
+  -- The counter can be out of step with the set: a replay sets it to the edges that its caller knew.
+  local is_released = waits and (stored_number(counts[1]) == 1
+    or redis.call('SCARD', unresolved) == redis.call('SISMEMBER', unresolved, args[1]))
+  require_keys(keys, passes_data and 11 or is_released and 7 or 4)
+
+  resolve_edge(keys, args, 'satisfied', counts, now)
   local is_injected = passes_data and redis.call('COPY', upstream_result, payload, 'REPLACE') == 1
-  local waits = record[2] == 'runnable' and record[3] == 'unowned' and record[4] == 'blocked_by_dependencies'
-  if is_last and waits then
+  if is_released then
     release_child(core, blocked, eligible, record[5] or '', record[6], record[7], record[8], now)
   end
   return ok('satisfied', is_injected and 'data_injected' or '')
 end
 
+-- States of an execution with an attempt that has begun, and has not ended.
+local OPEN_ATTEMPTS = { running_attempt = true, attempt_interrupted = true }
+
 -- Returns the state of the attempts of a child that is skipped, and ends the one that has begun.
 local function end_skipped_attempt(attempt, stream_meta, attempt_state, now)
-  if attempt_state ~= 'running_attempt' and attempt_state ~= 'attempt_interrupted' then
+  if not OPEN_ATTEMPTS[attempt_state] then
     return attempt_state == '' and '' or 'none'
   end
   redis.call('HSET', attempt,
@@ -138,14 +139,15 @@ local function end_skipped_attempt(attempt, stream_meta, attempt_state, now)
 end
 
 -- Makes an edge impossible, and skips the child unless it has ended: from any phase, under its worker if it has one.
-local function fail_edge(keys, args, now)
+local function fail_edge(keys, args, counts, now)
   local core, eligible, terminal, blocked = keys[1], keys[5], keys[6], keys[7]
   local attempt, stream_meta = keys[8], keys[9]
   local record = redis.call('HMGET', core, 'terminal_outcome', 'attempt_state', 'execution_id')
   local execution_id, is_skipped = record[3] or '', record[1] == 'none'
   local now_ms = is_skipped and score_argument(now, 'now_ms')
+  require_keys(keys, not is_skipped and 4 or OPEN_ATTEMPTS[record[2]] and 9 or 7)
 
-  resolve_edge(keys, args, 'impossible', now)
+  resolve_edge(keys, args, 'impossible', counts, now)
   if not is_skipped then
     return ok('impossible', '')
   end
@@ -175,7 +177,7 @@ end
 --       2 meta             hash    the child's deps:meta
 --       3 unresolved       set     edge ids
 --       4 dep              hash    the edge's record with the child
---       5 eligible         zset    the lane's
+--       5 eligible         zset    the lane's; needed, like all that follow, where it is written to
 --       6 terminal         zset    the lane's
 --       7 blocked          zset    the lane's, by dependencies
 --       8 attempt          hash    the child's current one
@@ -196,12 +198,11 @@ register('ff_resolve_dependency', function(keys, args)
     return ok('already_resolved')
   end
   local now = text_argument(args[3], 'now_ms')
-  require_keys(keys, 11)
-
+  local counts = redis.call('HMGET', keys[2], 'unsatisfied_required_count', 'impossible_required_count')
   if args[2] == 'success' then
-    return satisfy_edge(keys, args, dependency[2], now)
+    return satisfy_edge(keys, args, counts, dependency[2], now)
   end
-  return fail_edge(keys, args, now)
+  return fail_edge(keys, args, counts, now)
 end)
 
 -- ff_evaluate_flow_eligibility: tell whether dependencies keep an execution from being claimed.

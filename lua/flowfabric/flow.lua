@@ -48,6 +48,7 @@ end
 register('ff_create_flow', function(keys, args)
   local flow, flow_index = keys[1], keys[3]
   local flow_id = text_argument(args[1], 'flow_id')
+  require_keys(keys, 3)
   if redis.call('EXISTS', flow) == 1 then
     redis.call('SADD', flow_index, flow_id)
     return already_satisfied(flow_id)

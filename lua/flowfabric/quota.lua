@@ -123,6 +123,7 @@ end)
 register('ff_release_admission', function(keys, args)
   local guard, admitted, concurrency = keys[1], keys[2], keys[3]
   local execution_id = text_argument(args[1], 'execution_id')
+  require_keys(keys, 3)
   local active = tonumber(redis.call('GET', concurrency) or 0) or 0
 
   redis.call('DEL', guard)

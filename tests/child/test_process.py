@@ -1,4 +1,4 @@
-"""Children as real processes."""
+"""Children as real processes: how they begin and die, what they print, what they hold."""
 
 from __future__ import annotations
 
@@ -9,195 +9,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-import trio
-import trio.lowlevel
 
-from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.child.process import ForkServerSettings
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
-from ffsuper.messages import Completed, Deferred, Drain, Failed, FromChild, InterruptReason, Progress, Start
-
-SETTINGS = ForkServerSettings(("tests.child.handlers_for_tests",))
-LIMIT_S = 20.0
-
-Output = list[tuple[int, str, str]]
-
-
-@asynccontextmanager
-async def serving(settings: ForkServerSettings = SETTINGS, output: Output | None = None) -> AsyncIterator[ForkServer]:
-    lines: Output = [] if output is None else output
-    with trio.fail_after(LIMIT_S):
-        async with open_fork_server(settings, lambda pid, stream, line: lines.append((pid, stream, line))) as server:
-            yield server
-
-
-@asynccontextmanager
-async def one_child(output: Output | None = None) -> AsyncIterator[Child]:
-    async with serving(output=output) as server:
-        child = await server.spawn()
-        yield child
-        await child.aclose()
-
-
-async def ask(child: Child, kind: str, payload: object = b"") -> FromChild | None:
-    """Start an execution and return the first thing that the child says about it."""
-    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    await child.send(Start("{fp:1}:x", kind, 3, "retry", {"color": "blue"}, data))
-    return await child.receive()
-
-
-async def test_any_bytes_go_in_and_come_out_intact() -> None:
-    every_byte = bytes(range(256)) * 5000
-    async with one_child() as child:
-        assert await ask(child, "echo", every_byte) == Completed(every_byte)
-
-
-async def test_json_goes_in_and_comes_out() -> None:
-    async with one_child() as child:
-        assert await ask(child, "json", [1, None]) == Completed(b'{"got": [1, null]}')
-        assert await ask(child, "json") == Completed(b'{"got": null}')
-
-
-async def test_typed_payloads_are_checked_and_typed_results_are_written() -> None:
-    async with one_child() as child:
-        assert await ask(child, "typed", {"url": "a", "width": 5}) == Completed(b'{"url": "A", "width": 10}')
-
-
-@pytest.mark.parametrize(
-    ("payload", "told"),
-    [
-        ({"width": 5}, "url"),
-        ({"url": "a", "width": "wide"}, "payload.width"),
-        ({"url": "a", "width": True}, "payload.width"),
-        ([], "payload"),
-        (b"not json", "it is not JSON"),
-        (b"\xff", "it is not JSON"),
-    ],
-)
-async def test_a_payload_that_does_not_fit_fails_for_good_and_names_the_field(payload: object, told: str) -> None:
-    async with one_child() as child:
-        failure = await ask(child, "typed", payload)
-        assert isinstance(failure, Failed)
-        assert (failure.category, failure.retryable) == ("payload", False)
-        assert told in failure.reason
-
-
-async def test_the_context_tells_what_the_handler_needs_and_takes_progress() -> None:
-    output: Output = []
-    async with one_child(output) as child:
-        assert await ask(child, "context") == Progress(50, "half way")
-        result = await child.receive()
-        assert isinstance(result, Completed)
-        assert json.loads(result.result) == {
-            "execution_id": "{fp:1}:x",
-            "kind": "context",
-            "attempt": [3, "retry"],
-            "tags": {"color": "blue"},
-            "draining": False,
-        }
-    assert any("a line in the log" in line for _, _, line in output)
-
-
-async def test_a_drain_shows_in_the_context() -> None:
-    async with one_child() as child:
-        await child.send(Drain())
-        await ask(child, "context")
-        result = await child.receive()
-        assert isinstance(result, Completed)
-        assert json.loads(result.result)["draining"] is True
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("value", Failed("ValueError: broken", "exception")),
-        ("fatal", Failed("hopeless", "fatal", retryable=False)),
-        ("exit", Failed("SystemExit: 3", "exception")),
-        ("interrupt", Failed("KeyboardInterrupt: ", "exception")),
-    ],
-)
-async def test_what_a_handler_raises_becomes_its_failure_and_the_child_goes_on(name: str, expected: Failed) -> None:
-    async with one_child() as child:
-        assert await ask(child, "raise", name) == expected
-        assert await ask(child, "echo", b"on") == Completed(b"on")
-
-
-async def test_a_long_reason_is_cut() -> None:
-    async with one_child() as child:
-        failure = await ask(child, "raise", "long")
-        assert isinstance(failure, Failed)
-        assert len(failure.reason) <= 2000
-
-
-@pytest.mark.parametrize(("kind", "payload"), [("raise", "defer"), ("return-defer", b"")])
-async def test_a_deferral_is_raised_or_returned(kind: str, payload: object) -> None:
-    async with one_child() as child:
-        assert isinstance(await ask(child, kind, payload), Deferred)
-
-
-async def test_a_result_that_cannot_be_stored_fails_for_good() -> None:
-    async with one_child() as child:
-        failure = await ask(child, "unstorable")
-        assert isinstance(failure, Failed)
-        assert (failure.category, failure.retryable) == ("result", False)
-
-
-async def test_progress_beyond_its_bounds_is_the_handlers_error() -> None:
-    async with one_child() as child:
-        assert await ask(child, "bad-progress") == Failed("ValueError: progress is 101, not 0 to 100", "exception")
-
-
-async def interrupted(child: Child, reason: InterruptReason) -> FromChild | None:
-    await child.send(Start("{fp:1}:x", "sleep", 0, "initial", {}, b"3600"))
-    assert await child.receive() == Progress(0, "asleep")
-    child.interrupt("{fp:1}:x", reason)
-    return await child.receive()
-
-
-async def test_a_soft_timeout_is_raised_inside_the_handler_which_may_clean_up() -> None:
-    async with one_child() as child:
-        assert await interrupted(child, InterruptReason.TIMEOUT) == Completed(b'"cleaned up"')
-
-
-async def test_a_cancellation_is_raised_inside_the_handler() -> None:
-    output: Output = []
-    async with one_child(output) as child:
-        failure = await interrupted(child, InterruptReason.CANCELLED)
-        assert isinstance(failure, Failed)
-        assert failure.category == "cancelled"
-    assert "cancelled inside" in [line for _, _, line in output]
-
-
-async def test_an_interrupt_that_comes_together_with_the_start_is_not_lost() -> None:
-    async with one_child() as child:
-        os.kill(child.pid, signal.SIGSTOP)
-        await child.send(Start("{fp:1}:x", "sleep", 0, "initial", {}, b"3600"))
-        child.interrupt("{fp:1}:x", InterruptReason.TIMEOUT)
-        os.kill(child.pid, signal.SIGCONT)
-        message = await child.receive()
-        if isinstance(message, Progress):
-            message = await child.receive()
-        assert message in (
-            Completed(b'"cleaned up"'),
-            Failed("SoftTimeout: the handler's timeout is over", "timeout"),
-        )
-
-
-async def test_an_interrupt_for_another_execution_or_too_late_is_ignored() -> None:
-    async with one_child() as child:
-        child.interrupt("{fp:1}:x", InterruptReason.TIMEOUT)
-        await child.send(Start("{fp:1}:y", "sleep", 0, "initial", {}, b"0.05"))
-        child.interrupt("{fp:1}:x", InterruptReason.TIMEOUT)
-        assert await child.receive() == Progress(0, "asleep")
-        assert await child.receive() == Completed(b'"slept"')
-        child.interrupt("{fp:1}:y", InterruptReason.TIMEOUT)
-        assert await ask(child, "echo", b"on") == Completed(b"on")
+from ffsuper.messages import Completed, InterruptReason, Progress
+from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
 
 
 @pytest.mark.parametrize(
@@ -220,7 +41,7 @@ async def test_descendants_die_with_their_child_and_delay_nothing() -> None:
     async with one_child() as child:
         progress = await ask(child, "grandchild")
         assert isinstance(progress, Progress)
-        assert await child.receive() is None
+        assert await hear(child) is None
         await child.wait_dead()
         left = psutil.pid_exists(int(progress.message)) and psutil.Process(int(progress.message)).status()
         assert left in (False, psutil.STATUS_ZOMBIE)
@@ -264,10 +85,10 @@ async def test_a_child_that_closes_its_descriptors_is_at_its_end_and_can_be_kill
 @pytest.mark.parametrize("kind", ["block-signals", "hold-gil"])
 async def test_nothing_that_user_code_does_survives_a_kill(kind: str) -> None:
     async with one_child() as child:
-        await child.send(Start("{fp:1}:x", kind, 0, "initial", {}, b""))
+        await child.send(start(kind))
         if kind == "hold-gil":
-            await child.receive()
-        child.interrupt("{fp:1}:x", InterruptReason.TIMEOUT)
+            await hear(child)
+        child.interrupt(1, InterruptReason.TIMEOUT)
         child.kill()
         assert (await child.wait_dead()).signal == signal.SIGKILL
 
@@ -355,10 +176,6 @@ async def test_handlers_that_do_not_import_are_reported_with_module_error_and_tr
         ),
         ("from ffsuper import handler\n@handler('')\ndef one(ctx): ...", "kind must be a non-empty text"),
         (
-            "from ffsuper import handler\n@handler('a')\nasync def one(ctx): ...",
-            "is async, which is not supported yet",
-        ),
-        (
             "from ffsuper import handler\n@handler('a')\ndef one(): ...",
             r"takes \(\), not \(ctx\) or \(ctx, payload\)",
         ),
@@ -419,7 +236,7 @@ async def test_the_fork_servers_death_is_the_death_of_all_its_children() -> None
         (process,) = [one for one in psutil.Process().children() if "ffsuper.child.forkserver" in one.cmdline()]
         process.kill()
         for child in children:
-            assert await child.receive() is None
+            assert await hear(child) is None
             assert (await child.wait_dead()).signal == signal.SIGKILL
         with pytest.raises(ChildError, match="fork server"):
             await server.spawn()
@@ -428,13 +245,13 @@ async def test_the_fork_servers_death_is_the_death_of_all_its_children() -> None
 SUPERVISOR = """
 import sys, trio
 from ffsuper.child.process import ForkServerSettings, open_fork_server
-from ffsuper.messages import Start
+from tests.child.children import start
 
 async def main():
     settings = ForkServerSettings(("tests.child.handlers_for_tests",))
     async with open_fork_server(settings, lambda *line: None) as server:
         child = await server.spawn()
-        await child.send(Start("x", "hold-gil", 0, "initial", {}, b""))
+        await child.send(start("hold-gil", b""))
         await child.receive()
         print(child.pid, flush=True)
         await trio.sleep_forever()
@@ -472,3 +289,13 @@ def test_a_child_dies_with_its_supervisor_though_the_fork_server_is_stopped() ->
             assert time.monotonic() < give_up_s
         fork_server.resume()
         fork_server.wait(10)
+
+
+async def test_a_daemon_in_its_own_session_dies_with_its_child() -> None:
+    async with one_child() as child:
+        progress = await ask(child, "daemon")
+        assert isinstance(progress, Progress)
+        process = psutil.Process(int(progress.message))
+        child.kill()
+        await child.wait_dead()
+        assert not process.is_running()

@@ -228,6 +228,13 @@ def test_a_budget_of_more_dimensions_than_the_script_stack_can_be_reset(world: W
     assert set(world.value(USAGE).values()) == {"0"}
 
 
+def test_a_budget_with_a_damaged_count_of_resets_can_be_reset(world: World) -> None:
+    create(world, interval="60000")
+    world.redis.hset(BUDGET, "reset_count", "1.5")
+    assert reset(world, ID, "2000") == [1, "OK", "62000"]
+    assert world.value(BUDGET)["reset_count"] == "1"
+
+
 @pytest.mark.parametrize("now", ["", "noon", "nan"])
 def test_a_time_that_schedules_nothing_is_refused_with_the_usage_kept(world: World, now: str) -> None:
     create(world, interval="60000")

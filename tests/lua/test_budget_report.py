@@ -175,3 +175,11 @@ def test_a_damaged_counter_goes_on_from_what_can_be_read(world: World, damaged: 
     world.redis.hset(USAGE, "usd", damaged)
     assert report(world, ("tok", "1"), ("usd", "5")) == [1, "OK"]
     assert world.value(USAGE) == {"tok": "1", "usd": after}
+
+
+def test_damaged_counts_of_breaches_start_again_and_stop_no_report(world: World) -> None:
+    create(world)
+    world.redis.hset(BUDGET, mapping={"breach_count": "many", "soft_breach_count": ""})
+    assert report(world, ("tok", "101"))[1] == "HARD_BREACH"
+    assert report(world, ("tok", "90"), key=REPORT_KEY) == [1, "SOFT_BREACH", "tok", "90", "80"]
+    assert {"breach_count": "1", "soft_breach_count": "1"}.items() <= world.value(BUDGET).items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,26 +165,26 @@ async def test_where_loading_is_forbidden_a_lost_library_stays_lost(settings: St
                 await connection.run(plain("FCALL", "ff_version", 0))
 
 
-def endless_script(url: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["redis-cli", "-s", url.removeprefix("unix://"), "EVAL", "while true do end", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def endless_script(url: str) -> socket.socket:
+    """Start a script that does not end; its connection is answered once it is killed."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(url.removeprefix("unix://"))
+    client.sendall(b'EVAL "while true do end" 0\r\n')
+    return client
 
 
 async def test_a_busy_server_refuses_without_carrying_out(tmp_path: Path) -> None:
     with running_server(tmp_path, "--busy-reply-threshold", "1") as url:
         async with open_connection(StoreConfig(url=url), "test") as connection:
             await connection.run(plain("PING"))
-            endless = endless_script(url)
-            with trio.fail_after(10):
+            with endless_script(url) as endless, trio.fail_after(10):
                 tries = 0
                 while True:
                     tries += 1
                     (result,) = await connection.try_all([plain("SET", f"try-{tries}", "1")])
                     if isinstance(result, StoreUnavailableError):
                         break
-            await connection.try_all([plain("SCRIPT", "KILL")])
-            endless.wait()
+                await connection.try_all([plain("SCRIPT", "KILL")])
+                assert endless.recv(64).startswith(b"-")
             assert await connection.run(plain("EXISTS", f"try-{tries}")) == 0

@@ -1,0 +1,205 @@
+"""Signals: delivering them to waitpoints, and reading those that ended a suspension."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffsuper.messages import ExecutionId, LaneId, Lease, ReceivedSignal
+from ffsuper.store.connection import Connection
+from ffsuper.store.keys import ExecutionKeys
+from ffsuper.store.replies import Call, Status, fcall
+
+# The protocol's: how long an idempotency key is remembered, and how many signals are kept.
+DEDUP_TTL_MS = 86_400_000
+SIGNALS_PER_WAITPOINT = 1_000
+SIGNALS_PER_EXECUTION = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWaitpoint:
+    """A waitpoint that takes signals.
+
+    Attributes:
+        state: ``active``, or ``pending`` while its suspension is still to come.
+        token: the bearer credential that a signal must come with.
+    """
+
+    id: str
+    key: str
+    state: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of a signal.
+
+    Attributes:
+        signal_id: the signal's; of the first one under the same idempotency key when it is a duplicate.
+        effect: ``resume_condition_satisfied``, ``appended_to_waitpoint`` (matched, not enough yet), ``no_op``
+            (recorded, matched nothing), ``buffered_for_pending_waitpoint`` or ``duplicate``.
+    """
+
+    signal_id: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """A signal to be delivered."""
+
+    execution_id: ExecutionId
+    waitpoint_id: str
+    name: str
+    payload: bytes = field(default=b"", repr=False)
+    token: str = field(repr=False)
+    idempotency_key: str = ""
+    category: str = "external"
+    source_type: str = "client"
+    source_identity: str = ""
+
+
+def deliver(signal: Signal, lane: LaneId) -> Call[Delivery]:
+    """Deliver to the waitpoint of a suspension."""
+    keys, signal_id = ExecutionKeys.of(signal.execution_id), str(uuid.uuid4())
+    partition = keys.partition
+    return fcall(
+        "ff_deliver_signal",
+        (
+            *signal_keys(keys, signal, signal_id),
+            *(keys.part("suspension:current"), partition.lane(lane, "eligible"), partition.lane(lane, "suspended")),
+            *(partition.lane(lane, "delayed"), partition.index("suspension_timeout"), partition.waitpoint_hmac),
+        ),
+        signal_args(signal, signal_id),
+        delivery,
+    )
+
+
+def buffer(signal: Signal) -> Call[Delivery]:
+    """Keep a signal at a pending waitpoint until the suspension comes."""
+    keys, signal_id = ExecutionKeys.of(signal.execution_id), str(uuid.uuid4())
+    return fcall(
+        "ff_buffer_signal_for_pending_waitpoint",
+        (*signal_keys(keys, signal, signal_id), keys.partition.waitpoint_hmac),
+        signal_args(signal, signal_id),
+        delivery,
+    )
+
+
+def signal_keys(keys: ExecutionKeys, signal: Signal, signal_id: str) -> tuple[str, ...]:
+    """Return the first eight keys of both functions."""
+    dedup = keys.partition.noop
+    if signal.idempotency_key:
+        dedup = keys.signal_dedup(signal.waitpoint_id, signal.idempotency_key)
+    return (
+        *(
+            keys.core,
+            keys.waitpoint(signal.waitpoint_id, "condition"),
+            keys.waitpoint(signal.waitpoint_id, "signals"),
+        ),
+        *(keys.part("signals"), keys.signal(signal_id), keys.signal(signal_id, "payload")),
+        *(dedup, keys.waitpoint(signal.waitpoint_id)),
+    )
+
+
+def signal_args(signal: Signal, signal_id: str) -> tuple[str | bytes | int, ...]:
+    """Return the arguments of both functions."""
+    return (
+        *(signal_id, signal.execution_id, signal.waitpoint_id, signal.name, signal.category),
+        *(
+            signal.source_type,
+            signal.source_identity,
+            signal.payload,
+            "json",
+            signal.idempotency_key,
+            "",
+            "waitpoint",
+        ),
+        *(int(time.time() * 1000), DEDUP_TTL_MS, 0, SIGNALS_PER_WAITPOINT, SIGNALS_PER_EXECUTION, signal.token),
+    )
+
+
+def delivery(status: Status) -> Delivery:
+    """Read what became of a signal."""
+    return Delivery(status.text(0), "duplicate" if status.word == "DUPLICATE" else status.text(1))
+
+
+def read_waitpoint_ids(execution_id: ExecutionId) -> Call[list[str]]:
+    """Read which waitpoints an execution has suspended on, the current one first."""
+    core = ExecutionKeys.of(execution_id).core
+    return Call(("HGET", core, "current_waitpoint_id"), lambda reply: [reply.decode()] if reply else [])
+
+
+def read_waitpoint(execution_id: ExecutionId, waitpoint_id: str) -> Call[OpenWaitpoint | None]:
+    """Read a waitpoint; None when it takes no signals, or is another execution's."""
+
+    def parse(reply: Any) -> OpenWaitpoint | None:
+        key, state, token, owner = ((part or b"").decode(errors="replace") for part in reply)
+        if state not in ("active", "pending") or owner != execution_id:
+            return None
+        return OpenWaitpoint(waitpoint_id, key, state, token)
+
+    fields = ("waitpoint_key", "state", "waitpoint_token", "execution_id")
+    return Call(("HMGET", ExecutionKeys.of(execution_id).waitpoint(waitpoint_id), *fields), parse)
+
+
+async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[ReceivedSignal, ...]:
+    """Return the signals that ended the suspension which this lease comes back from; none after a timeout.
+
+    Raises:
+        StoreError: see ``Connection.run``.
+    """
+    suspension = ExecutionKeys.of(lease.execution_id).part("suspension:current")
+    fields = ("attempt_index", "close_reason", "waitpoint_id")
+    read = Call(("HMGET", suspension, *fields), lambda reply: [(part or b"").decode() for part in reply])
+    index, close_reason, waitpoint_id = await connection.run(read)
+    if index != str(lease.attempt_index) or close_reason != "resumed" or not waitpoint_id:
+        return ()
+    return await read_matched(connection, lease.execution_id, waitpoint_id)
+
+
+async def read_matched(
+    connection: Connection, execution_id: ExecutionId, waitpoint_id: str
+) -> tuple[ReceivedSignal, ...]:
+    """Return the signals that a waitpoint's condition has taken, in the order of its names."""
+    keys = ExecutionKeys.of(execution_id)
+    condition = await connection.run(Call(("HGETALL", keys.waitpoint(waitpoint_id, "condition")), text_hash))
+    total = condition.get("total_matchers", "0")
+    signal_ids = [
+        condition.get(f"matcher:{number}:signal_id", "")
+        for number in range(int(total) if total.isdecimal() else 0)
+        if condition.get(f"matcher:{number}:satisfied") == "1"
+    ]
+    reads: list[Call[Any]] = []
+    for signal_id in filter(None, signal_ids):
+        reads.append(Call(("HGETALL", keys.signal(signal_id)), text_hash))
+        reads.append(Call(("GET", keys.signal(signal_id, "payload")), lambda reply: reply or b""))
+    answers = await connection.run_all(reads)
+    return tuple(
+        received(record, payload) for record, payload in zip(answers[::2], answers[1::2], strict=True) if record
+    )
+
+
+def received(record: Mapping[str, str], payload: bytes) -> ReceivedSignal:
+    """Return a signal from its record."""
+    accepted_at = record.get("accepted_at", "")
+    return ReceivedSignal(
+        signal_id=record.get("signal_id", ""),
+        name=record.get("signal_name", ""),
+        category=record.get("signal_category", ""),
+        source_type=record.get("source_type", ""),
+        source_identity=record.get("source_identity", ""),
+        correlation_id=record.get("correlation_id", ""),
+        accepted_at_ms=int(accepted_at) if accepted_at.isdecimal() else 0,
+        payload=payload,
+    )
+
+
+def text_hash(reply: Any) -> dict[str, str]:
+    """Return a hash as text; bytes that are no UTF-8 are replaced."""
+    texts = [part.decode(errors="replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
