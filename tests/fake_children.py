@@ -8,8 +8,24 @@ import trio
 
 from ffsuper.child.process import Child, ForkServer
 from ffsuper.errors import ChildError
-from ffsuper.messages import Death, FromChild, HandlerSettings, InterruptReason, Start, ToChild
+from ffsuper.messages import (
+    CancelledByHandler,
+    Completed,
+    Death,
+    Deferred,
+    Ended,
+    Failed,
+    FromChild,
+    HandlerSettings,
+    InterruptReason,
+    Outcome,
+    Start,
+    Suspended,
+    ToChild,
+    WaitingForChildren,
+)
 
+OUTCOMES = (Completed, Failed, Deferred, Suspended, WaitingForChildren, CancelledByHandler)
 Behaviour = Callable[["FakeChild", Start], Awaitable[None]]
 
 
@@ -18,13 +34,19 @@ class FakeChild(Child):
 
     Attributes:
         behaviour: called for each execution; speaks by ``say`` and ends the child by ``die``.
+        sent: what the supervisor has told it. ``memory``: how large it is.
         done_to_it: what the supervisor has done besides talking: interrupt, dump, kill.
     """
 
     def __init__(self, pid: int, nursery: trio.Nursery, behaviour: Behaviour, kinds: dict[str, float | None]) -> None:
         self.pid = pid
-        self.handlers = {kind: HandlerSettings(kind, timeout_s) for kind, timeout_s in kinds.items()}
+        self.handlers = {
+            kind: HandlerSettings(kind, timeout_s, None, is_async=True) for kind, timeout_s in kinds.items()
+        }
         self.done_to_it: list[str] = []
+        self.sent: list[ToChild] = []
+        self.task = 0
+        self.memory = 0
         self.interrupted = trio.Event()
         self.immortal = False
         self._nursery = nursery
@@ -36,16 +58,19 @@ class FakeChild(Child):
 
     async def send(self, message: ToChild) -> None:
         await trio.lowlevel.checkpoint()
+        self.sent.append(message)
         if isinstance(message, Start) and not self.is_dead:
+            self.task = message.task
             self._nursery.start_soon(self._run, message)
 
     async def _run(self, start: Start) -> None:
         with trio.CancelScope() as self._scope:
             await self._behaviour(self, start)
 
-    def say(self, message: FromChild) -> None:
-        """Send a message to the supervisor."""
-        self._said_send.send_nowait(message)
+    def say(self, message: FromChild | Outcome) -> None:
+        """Send a message to the supervisor; an outcome is the end of the task that began last."""
+        said = Ended(self.task, message) if isinstance(message, OUTCOMES) else message
+        self._said_send.send_nowait(said)
 
     async def receive(self) -> FromChild | None:
         try:
@@ -53,7 +78,13 @@ class FakeChild(Child):
         except trio.EndOfChannel:
             return None
 
-    def interrupt(self, execution_id: str, reason: InterruptReason) -> None:
+    async def announce(self, message: ToChild) -> None:
+        await self.send(message)
+
+    def memory_bytes(self) -> int:
+        return self.memory
+
+    def interrupt(self, task: int, reason: InterruptReason) -> None:
         self.done_to_it.append(f"interrupt {reason.value}")
         self.interrupted.set()
 

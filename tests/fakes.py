@@ -16,12 +16,16 @@ from ffsuper.errors import (
     StoreUnavailableError,
 )
 from ffsuper.messages import (
+    Answer,
     AttemptId,
+    CancelledByHandler,
     Candidate,
     Claim,
     ClaimKind,
     Completed,
+    CreateWaitpoint,
     Deferred,
+    Emit,
     ExecutionId,
     Failed,
     LaneId,
@@ -29,11 +33,18 @@ from ffsuper.messages import (
     LeaseId,
     Outcome,
     Progress,
+    ReceivedSignal,
+    ReportUsage,
+    Suspended,
+    UsageReported,
+    WaitingForChildren,
+    WaitpointCreated,
 )
 from ffsuper.sansio.scan import Place
+from ffsuper.store.attempts import Attempts, FrameWriter
 from ffsuper.store.claims import ClaimDoubtError, Claims
 from ffsuper.store.leases import Leases
-from ffsuper.store.outcomes import Outcomes
+from ffsuper.store.outcomes import RELEASED_AS, Outcomes
 from ffsuper.store.presence import Presence
 from ffsuper.store.scans import Page, Scans
 from ffsuper.store.sweeps import Sweeps
@@ -45,7 +56,7 @@ HOUR_S = 3600.0
 
 @dataclass
 class Record:
-    """One execution. ``state`` is waiting, delayed, stuck, active, expired, completed or failed."""
+    """One execution. ``state`` is waiting, delayed, stuck, active, expired, ..., completed or failed."""
 
     id: ExecutionId
     kind: str = "job"
@@ -61,6 +72,7 @@ class Record:
     failure: Failed | None = None
     released: list[tuple[str, str]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
 
 
 class FakeStore:
@@ -70,6 +82,7 @@ class FakeStore:
         away: every call fails as if the store could not be reached.
         lose_replies: so many coming writes are carried out, and their answers lost.
         away_after_loss: the store goes away with the lost answer.
+        signals_at_hand: signals that have come before the next suspension.
     """
 
     def __init__(self, lease_ttl_s: float = 30.0) -> None:
@@ -79,12 +92,14 @@ class FakeStore:
         self.away = False
         self.lose_replies = 0
         self.away_after_loss = False
+        self.signals_at_hand: tuple[ReceivedSignal, ...] = ()
         self.lease_ttl_s = lease_ttl_s
         self.calls: list[str] = []
         self.scans = FakeScans(self)
         self.claims = FakeClaims(self)
         self.leases = FakeLeases(self)
         self.outcomes = FakeOutcomes(self)
+        self.attempts = FakeAttempts(self)
         self.sweeps = FakeSweeps(self)
         self.presence = FakePresence(self)
 
@@ -228,7 +243,7 @@ class FakeOutcomes(Outcomes):
     def __init__(self, store: FakeStore) -> None:
         self._store = store
 
-    async def deliver(self, lease: Lease, outcome: Outcome, retry_policy: bytes) -> None:
+    async def deliver(self, lease: Lease, outcome: Outcome, retry_policy: bytes) -> tuple[ReceivedSignal, ...] | None:
         await self._store.reach("deliver")
         record = self._store.held(lease)
         match outcome:
@@ -238,18 +253,53 @@ class FakeOutcomes(Outcomes):
                 record.state, record.failure, reason = "failed", outcome, "failed_terminal"
             case Deferred():
                 record.state, record.interrupted, reason = "delayed", True, "worker_delay"
+            case Suspended() if self._store.signals_at_hand:
+                signals, self._store.signals_at_hand = self._store.signals_at_hand, ()
+                return signals
+            case Suspended():
+                record.state, record.interrupted, reason = "suspended", True, "suspend"
+            case WaitingForChildren():
+                record.state, record.interrupted, reason = "blocked", True, "waiting_children"
+            case CancelledByHandler():
+                record.state, reason = "cancelled", "cancelled"
         record.released.append((lease.lease_id, reason))
         if self._store.reply_is_lost():
             raise OutcomeUnknownError("the test lost the answer")
+        return None
 
     async def was_delivered(self, lease: Lease, outcome: Outcome) -> bool:
         await self._store.reach("was_delivered")
-        reasons = {Completed: "completed", Failed: "failed_terminal", Deferred: "worker_delay"}
-        return (lease.lease_id, reasons[type(outcome)]) in self._store.records[lease.execution_id].released
+        (reason, *_) = sorted(RELEASED_AS[type(outcome)], reverse=True)
+        return (lease.lease_id, reason) in self._store.records[lease.execution_id].released
+
+
+class FakeAttempts(Attempts):
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
 
     async def progress(self, lease: Lease, progress: Progress) -> None:
         await self._store.reach("progress")
         self._store.held(lease).progress.append(progress)
+
+    def frames(self, lease: Lease) -> FrameWriter:
+        return FakeFrames(self._store, lease)
+
+    async def answer(self, lease: Lease, request: ReportUsage | CreateWaitpoint) -> Answer:
+        await self._store.reach("answer")
+        if isinstance(request, ReportUsage):
+            return UsageReported(request.task, request.request, "OK", "", 0, 0)
+        return WaitpointCreated(request.task, request.request, "point", "key", "token")
+
+
+class FakeFrames(FrameWriter):
+    def __init__(self, store: FakeStore, lease: Lease) -> None:
+        self._store = store
+        self._of = lease
+
+    async def write(self, frames: Sequence[Emit]) -> str:
+        await self._store.reach(f"append {len(frames)}")
+        self._store.held(self._of).frames += [frame.payload for frame in frames]
+        return ""
 
 
 class FakeSweeps(Sweeps):

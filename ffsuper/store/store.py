@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ffsuper.config import StoreConfig
 from ffsuper.sansio.partition import PartitionCounts
-from ffsuper.store import libraries
+from ffsuper.store import libraries, secrets
 from ffsuper.store.attempts import Attempts
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.connection import open_connection
@@ -80,7 +80,9 @@ def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) ->
         if counts is None:
             answer(wire, create_partition_counts(new_counts or PartitionCounts()))
             counts = answer(wire, read_partition_counts())
-        return counts or PartitionCounts()
+        counts = counts or PartitionCounts()
+        secrets.install(wire, counts.flow)
+        return counts
     finally:
         wire.close()
 

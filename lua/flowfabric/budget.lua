@@ -120,7 +120,7 @@ local function read_report(usage, limits, args, dim_count)
   for i = 1, dim_count do
     local dimension = text_argument(args[1 + i], 'dimension')
     local delta = number_argument(args[1 + dim_count + i], 'delta') + 0 -- makes 0 of -0, which HINCRBY cannot read
-    local used = tonumber(redis.call('HGET', usage, dimension) or 0) or 0
+    local used = stored_number(redis.call('HGET', usage, dimension))
     local limit = redis.call('HMGET', limits, 'hard:' .. dimension, 'soft:' .. dimension)
     local hard_limit = limit_of(limit[1])
     if hard_limit and used + delta > hard_limit then
@@ -153,7 +153,7 @@ local function add_usage(usage, report)
     if type(used) == 'table' then
       -- Only a damaged counter gets here: it starts again from what can be read of it.
       used = math.floor(used_before) + delta
-      redis.call('HSET', usage, dimension, used)
+      redis.call('HSET', usage, dimension, string.format('%.0f', used))
     end
     used_after[dimension] = used
     if soft_limit and used > soft_limit and not soft_breach then

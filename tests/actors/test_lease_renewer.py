@@ -69,7 +69,7 @@ async def test_a_refused_renewal_is_reported_once_with_its_code(autojump_clock: 
     async with renewing(store) as news:
         ends = await tracked(news, lease)
         store.records[lease.execution_id].state = "failed"
-        assert [end async for end in ends] == [LeaseEnd("execution_not_active")]
+        assert [end async for end in ends] == [LeaseEnd("execution_not_active", has_ended=False)]
         assert trio.current_time() == pytest.approx(10, abs=1)
 
 
@@ -81,7 +81,7 @@ async def test_a_lease_ends_locally_before_the_store_can_end_it_while_the_store_
     async with renewing(store, margin_s=2.0) as news:
         ends = await tracked(news, lease)
         store.away = True
-        assert [end async for end in ends] == [LeaseEnd("local_deadline")]
+        assert [end async for end in ends] == [LeaseEnd("local_deadline", has_ended=False)]
         assert 28 <= trio.current_time() < 28.6
         assert trio.current_time() < store.records[lease.execution_id].lease_expires_s
 
@@ -112,7 +112,7 @@ async def test_a_sleep_of_the_machine_is_noticed_though_trios_clock_stood_still(
             ends = await tracked(news_send, lease)
             await trio.sleep(1)
             slept_s = 1000.0
-            assert [end async for end in ends] == [LeaseEnd("local_deadline")]
+            assert [end async for end in ends] == [LeaseEnd("local_deadline", has_ended=False)]
             assert trio.current_time() < 2
 
 

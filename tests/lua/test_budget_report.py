@@ -170,7 +170,10 @@ def test_an_absent_time_is_refused_before_anything_is_counted(world: World, delt
         assert report_with(world, ["1", "tok", delta]) == [0, "invalid_input", "now_ms must be given, got: nil"]
 
 
-@pytest.mark.parametrize(("damaged", "after"), [("", "5"), ("many", "5"), ("7.5", "12"), ("1e1", "15")])
+@pytest.mark.parametrize(
+    ("damaged", "after"),
+    [("", "5"), ("many", "5"), ("7.5", "12"), ("1e1", "15"), ("nan", "5"), ("1e18", "1000000000000000000")],
+)
 def test_a_damaged_counter_goes_on_from_what_can_be_read(world: World, damaged: str, after: str) -> None:
     world.redis.hset(USAGE, "usd", damaged)
     assert report(world, ("tok", "1"), ("usd", "5")) == [1, "OK"]

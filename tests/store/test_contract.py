@@ -15,6 +15,7 @@ from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import LeaseLostError, RefusedError
 from ffsuper.messages import (
+    CancelledByHandler,
     Candidate,
     Claim,
     ClaimKind,
@@ -22,8 +23,11 @@ from ffsuper.messages import (
     Deferred,
     ExecutionId,
     Failed,
+    OnTimeout,
     Outcome,
     Progress,
+    Suspended,
+    WaitingForChildren,
 )
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
@@ -33,6 +37,18 @@ from tests.fakes import LANE, FakeStore
 
 PARTITION = of_bytes(LANE.encode(), 256)
 SHORT_TTL_MS = 150
+
+
+OUTCOMES = [
+    *(
+        Completed(b"\xff\x00"),
+        Failed("broken", "exception"),
+        Deferred(0),
+        WaitingForChildren(),
+        CancelledByHandler("no"),
+    ),
+    Suspended("waiting_for_signal", ("a",), False, None, OnTimeout.FAIL, ""),
+]
 
 
 @dataclass
@@ -67,7 +83,7 @@ async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncItera
     prepare(settings)
     identity = Identity("test", f"test-{uuid.uuid4()}", "", SHORT_TTL_MS)
     with Client(settings) as submitter:
-        async with open_store(settings, identity, boottime_s) as store:
+        async with open_store(settings, identity, 32, boottime_s) as store:
             yield Subject(store, lambda: submitter.submit("job"), Place(LANE, PARTITION))
 
 
@@ -94,7 +110,7 @@ async def test_a_claimed_execution_is_not_eligible(subject: Subject) -> None:
     assert page.members == 0
 
 
-@pytest.mark.parametrize("outcome", [Completed(b"\xff\x00"), Failed("broken", "exception"), Deferred(0)], ids=str)
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda one: type(one).__name__)
 async def test_an_outcome_ends_the_lease_and_can_be_proved_afterwards(subject: Subject, outcome: Outcome) -> None:
     subject.add()
     claim = await subject.claim()
@@ -154,10 +170,10 @@ async def test_a_lease_that_ran_out_is_reclaimed_by_a_new_attempt_and_the_old_on
 async def test_progress_needs_the_lease(subject: Subject) -> None:
     subject.add()
     claim = await subject.claim()
-    await subject.store.outcomes.progress(claim.lease, Progress(50, "half way"))
+    await subject.store.attempts.progress(claim.lease, Progress(1, 50, "half way"))
     await subject.store.outcomes.deliver(claim.lease, Completed(b""), b"")
     with pytest.raises(LeaseLostError):
-        await subject.store.outcomes.progress(claim.lease, Progress(60, "too late"))
+        await subject.store.attempts.progress(claim.lease, Progress(1, 60, "too late"))
 
 
 async def test_the_alive_key_has_one_holder(subject: Subject) -> None:

@@ -13,7 +13,19 @@ from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import LeaseLostError, OutcomeUnknownError, RefusedError, StoreUnavailableError
-from ffsuper.messages import Candidate, Claim, ClaimKind, Completed, Deferred, Failed, Outcome
+from ffsuper.messages import (
+    CancelledByHandler,
+    Candidate,
+    Claim,
+    ClaimKind,
+    Completed,
+    Deferred,
+    Failed,
+    OnTimeout,
+    Outcome,
+    Suspended,
+    WaitingForChildren,
+)
 from ffsuper.store.claims import ClaimDoubtError, Identity
 from ffsuper.store.store import Store, open_store, prepare
 from tests.fakes import LANE
@@ -33,7 +45,7 @@ async def behind_proxy(server_url: str, folder: Path) -> AsyncIterator[tuple[Sto
     candidate = Candidate(execution, LANE, ClaimKind.NEW, "job")
     async with (
         running_proxy(folder, Path(server_url.removeprefix("unix://"))) as proxy,
-        open_store(StoreConfig(url=proxy.url), IDENTITY, boottime_s) as store,
+        open_store(StoreConfig(url=proxy.url), IDENTITY, 32, boottime_s) as store,
     ):
         yield store, proxy, candidate
 
@@ -66,7 +78,16 @@ async def claimed(store: Store, candidate: Candidate) -> Claim:
     return claim
 
 
-OUTCOMES = [Completed(b"result"), Failed("broken", "exception"), Deferred(0)]
+OUTCOMES = [
+    *(
+        Completed(b"result"),
+        Failed("broken", "exception"),
+        Deferred(0),
+        WaitingForChildren(),
+        CancelledByHandler("no"),
+    ),
+    Suspended("waiting_for_signal", ("a",), False, None, OnTimeout.FAIL, ""),
+]
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda one: type(one).__name__)

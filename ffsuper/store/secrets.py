@@ -1,0 +1,47 @@
+"""The secrets that sign waitpoint tokens: installed once for all partitions, where no server has done so."""
+
+from __future__ import annotations
+
+import secrets
+
+from ffsuper.errors import LibraryMissingError, StoreError
+from ffsuper.store.keys import PartitionKeys
+from ffsuper.store.replies import Call, fcall
+from ffsuper.store.wire import Wire
+
+KID = "k1"
+SECRET_BYTES = 32
+
+
+def install(wire: Wire, partitions: int) -> None:
+    """Give every partition a secret that has none; one for all, drawn now and known to the store only.
+
+    Raises:
+        StoreError: the store could not be asked.
+    """
+    if wire_answer(wire, is_installed(partitions - 1)):
+        return  # the last one: an earlier try that was interrupted is finished
+    secret = secrets.token_hex(SECRET_BYTES)
+    replies = wire.exchange([install_secret(number, secret).command for number in range(partitions)])
+    for reply in replies:
+        if isinstance(reply, StoreError) and not isinstance(reply, LibraryMissingError):
+            raise reply
+
+
+def wire_answer(wire: Wire, call: Call[bool]) -> bool:
+    """Carry out one call, blocking."""
+    (reply,) = wire.exchange([call.command])
+    if isinstance(reply, StoreError):
+        raise reply
+    return call.parse(reply)
+
+
+def is_installed(partition: int) -> Call[bool]:
+    """Read whether a partition has a secret."""
+    return Call(("HEXISTS", PartitionKeys.of_index(partition).waitpoint_hmac, "current_kid"), bool)
+
+
+def install_secret(partition: int, secret: str) -> Call[None]:
+    """Give one partition the secret, unless it has one."""
+    hmac = PartitionKeys.of_index(partition).waitpoint_hmac
+    return fcall("ffsuper_install_secret", (hmac,), (KID, secret), lambda _: None)
