@@ -126,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
     cancel = store_subcommand(commands, "cancel", "cancel an execution, whatever its state", call_client("cancel"))
     cancel.add_argument("execution", metavar="ID")
     cancel.add_argument("--reason", default="cancelled by operator")
+    add_signal(commands)
+    tail = store_subcommand(commands, "tail", "write what an execution emits, as it comes", call_client("tail"))
+    tail.add_argument("execution", metavar="ID")
+    tail.add_argument("--no-follow", dest="follow", action="store_false", help="stop at what there is")
     listing = store_subcommand(commands, "list", "list executions of a lane", call_client("list_lane"))
     listing.add_argument("--lane", default="default")
     listing.add_argument(
@@ -167,6 +171,20 @@ def store_subcommand(
     added.add_argument("--store", metavar="URL", help="or the store itself (default: $FFSUPER_STORE_URL, localhost)")
     added.add_argument("--json", action="store_true", help="machine-readable output")
     return added
+
+
+def add_signal(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add ``signal``."""
+    signal = store_subcommand(commands, "signal", "send a signal to a suspended execution", call_client("signal"))
+    signal.add_argument("execution", metavar="ID")
+    signal.add_argument("name", help="what the execution waits for")
+    signal.add_argument("payload", nargs="?", default="", help="JSON text, @FILE, or - for standard input, as it is")
+    signal.add_argument("--waitpoint", default="", metavar="ID", help="another one than the execution's current")
+    signal.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the waitpoint's token (default: read it from the store)"
+    )
+    signal.add_argument("--idempotency-key", default="", metavar="KEY", help="send it once under this key")
+    signal.add_argument("--source", default="", metavar="WHO", help="who sends it")
 
 
 def add_submit(commands: Commands[argparse.ArgumentParser]) -> None:

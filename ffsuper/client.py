@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
@@ -19,15 +19,18 @@ from ffsuper.errors import (
     LeaseLostError,
     LibraryMissingError,
     OutcomeUnknownError,
+    RefusedError,
     StoreError,
     StoreUnavailableError,
 )
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio import partition
-from ffsuper.store import embedded, libraries, submissions
+from ffsuper.store import embedded, libraries, signals, streams, submissions
 from ffsuper.store.presence import read_partition_counts
 from ffsuper.store.replies import Call
+from ffsuper.store.signals import Delivery, OpenWaitpoint, Signal
 from ffsuper.store.store import prepare
+from ffsuper.store.streams import StreamFrame
 from ffsuper.store.submissions import Submission
 from ffsuper.store.wire import Wire
 
@@ -242,6 +245,76 @@ class Client:
                 raise
             return ended
         return self.show(execution_id)
+
+    def waitpoint(self, execution_id: str) -> OpenWaitpoint | None:
+        """Return the waitpoint that a suspended execution waits at, with its token; None when it waits at none."""
+        known = partition.parse(execution_id)
+        for waitpoint_id in self._run(signals.read_waitpoint_ids(known)):
+            return self._run(signals.read_waitpoint(known, waitpoint_id))
+        return None
+
+    def signal(
+        self,
+        execution_id: str,
+        name: str,
+        payload: object = b"",
+        *,
+        waitpoint_id: str = "",
+        token: str = "",
+        idempotency_key: str = "",
+        source: str = "",
+    ) -> Delivery:
+        """Deliver a signal to an execution that waits for one, or will.
+
+        Args:
+            payload: bytes go as they are, anything else as JSON.
+            waitpoint_id: the waitpoint; the execution's current one when empty.
+            token: the waitpoint's; read from the store when empty, which needs the right to read there.
+            idempotency_key: a repeated signal to the same waitpoint under this key within 24 hours does nothing.
+            source: who sends it.
+
+        Raises:
+            RefusedError: the execution waits for nothing (``execution_not_suspended``), the token is wrong
+                (``invalid_token``), the waitpoint is closed, ...
+            ExecutionNotFoundError: there is none with this id.
+        """
+        execution = self.show(execution_id)
+        current = waitpoint_id or execution.record.get("current_waitpoint_id", "")
+        point = self._run(signals.read_waitpoint(execution.id, current)) if current else None
+        if point is None:
+            raise RefusedError("signal", "execution_not_suspended", (execution.state,))
+        wanted = Signal(
+            execution_id=execution.id,
+            waitpoint_id=point.id,
+            name=name,
+            payload=payload if isinstance(payload, bytes) else json.dumps(payload).encode(),
+            token=token or point.token,
+            idempotency_key=idempotency_key or str(uuid.uuid4()),
+            source_identity=source,
+        )
+        if point.state == "pending":
+            return self._run(signals.buffer(wanted))
+        return self._run(signals.deliver(wanted, LaneId(execution.lane)))
+
+    def tail(self, execution_id: str, *, live: bool = True) -> Iterator[StreamFrame]:
+        """Yield the frames of all attempts in order, and those to come until the execution has ended.
+
+        Args:
+            live: False to stop at what there is.
+
+        Raises:
+            ExecutionNotFoundError: there is none with this id.
+        """
+        self.state(execution_id)
+        wire = Wire(self._settings, "ffsuper-tail")
+        try:
+            yield from streams.follow(wire, partition.parse(execution_id), live, FINAL_STATES.__contains__)
+        finally:
+            wire.close()
+
+    def history(self, execution_id: str) -> list[dict[str, str]]:
+        """Return the events of an execution's leases, oldest first, as far back as the store keeps them."""
+        return self._run(submissions.read_history(partition.parse(execution_id)))
 
     def list_lane(self, lane: str, index: str = "eligible", limit: int = 100) -> list[Execution]:
         """Return executions of a lane that are in one of its indexes, all partitions together, first ones first.

@@ -110,8 +110,54 @@ def show(options: argparse.Namespace) -> bool:
     """Print one execution."""
     with open_client(options) as client:
         execution = client.show(options.execution)
-    print(json.dumps(asdict(execution), indent=2) if options.json else described(execution))
+        history = client.history(options.execution)
+    if options.json:
+        print(json.dumps({**asdict(execution), "history": history}, indent=2))
+    else:
+        print("\n".join([described(execution), *map(event, history)]))
     return True
+
+
+def event(entry: Mapping[str, str]) -> str:
+    """Return one event of the lease history for people."""
+    told = {
+        "epoch": entry.get("lease_epoch") or entry.get("new_lease_epoch", ""),
+        "attempt": entry.get("attempt_index") or entry.get("new_attempt_index", ""),
+        "worker": entry.get("worker_instance_id") or entry.get("worker_id", ""),
+        "reason": entry.get("reason", ""),
+    }
+    rest = ", ".join(f"{name} {value}" for name, value in told.items() if value)
+    return f"history     {moment(entry.get('ts', ''))}  {entry.get('event', '')}{': ' + rest if rest else ''}"
+
+
+def signal(options: argparse.Namespace) -> bool:
+    """Deliver a signal."""
+    token = options.token_file.read_text(encoding="utf-8").strip() if options.token_file else ""
+    with open_client(options) as client:
+        delivery = client.signal(
+            options.execution,
+            options.name,
+            read_payload(options.payload),
+            waitpoint_id=options.waitpoint,
+            token=token,
+            idempotency_key=options.idempotency_key,
+            source=options.source,
+        )
+    print(json.dumps(asdict(delivery)) if options.json else delivery.effect)
+    return True
+
+
+def tail(options: argparse.Namespace) -> bool:
+    """Write an execution's frames as they come; False when it ended otherwise than completed."""
+    with open_client(options) as client:
+        for frame in client.tail(options.execution, live=options.follow):
+            if options.json:
+                told = {**asdict(frame), "payload": frame.payload.decode(errors="replace")}
+                print(json.dumps(told), flush=True)
+            else:
+                sys.stdout.buffer.write(frame.payload + b"\n")
+                sys.stdout.buffer.flush()
+        return not options.follow or client.state(options.execution) == "completed"
 
 
 def result(options: argparse.Namespace) -> bool:

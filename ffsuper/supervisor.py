@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
-from ffsuper.actors import claimer, executor, lease_renewer, presence, reclaimer, scanner
+from ffsuper.actors import claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
 from ffsuper.channels import Candidates, LeaseNews, Slot
 from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
@@ -25,6 +25,7 @@ from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
 from ffsuper.store.claims import Identity
+from ffsuper.store.lease_ends import open_lease_ends
 from ffsuper.store.store import Store, open_store
 
 LOG = logging.getLogger(__name__)
@@ -135,39 +136,66 @@ async def work(
     def wanted(candidate: Candidate) -> bool:
         return config.claim.unknown_kind == "fail" or candidate.execution_kind in kinds
 
-    lanes = [LaneId(lane) for lane in config.worker.lanes]
     with line.working:
-        async with trio.open_nursery() as nursery:
+        async with open_lease_ends(config.store) as ends, trio.open_nursery() as nursery:
             margin_s = config.lease.margin_ms / 1000
             nursery.start_soon(lease_renewer.run, store.leases, leases_receive, margin_s, boottime_s)
-            async with slots_send, leases_send, slots_receive, candidates_receive:
-                children = [first_child, *[None] * (config.children.count - 1)]
-                for child in children:
-                    nursery.start_soon(
+            watching = trio.CancelScope()
+            nursery.start_soon(within, watching, lease_watcher.run, ends, leases_send.clone())
+            async with (
+                trio.open_nursery() as workers,
+                slots_send,
+                leases_send,
+                slots_receive,
+                candidates_receive,
+            ):
+                for child in [first_child, *[None] * (config.children.count - 1)]:
+                    workers.start_soon(
                         executor.run,
                         *(fork_server, child, store.outcomes, store.attempts, slots_send.clone()),
                         *(leases_send.clone(), line.draining, margin_s, config.children),
                     )
                 for _ in range(CLAIMERS):
-                    nursery.start_soon(
+                    workers.start_soon(
                         claimer.run,
                         *(store.claims, candidates_receive.clone(), slots_receive.clone()),
                         *(leases_send.clone(), boottime_s),
                     )
-            with line.seeking:
-                async with trio.open_nursery() as seekers, candidates_send:
-                    seed = scan_seed(config.worker.instance_id, counts.flow)
-                    poll_interval_s = config.claim.poll_interval_ms / 1000
-                    seekers.start_soon(
-                        scanner.run,
-                        *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
-                        *(candidates_send.clone(), boottime_s),
-                    )
-                    seekers.start_soon(
-                        reclaimer.run,
-                        *(store.scans, store.sweeps, lanes, range(counts.flow), wanted, RECLAIM_INTERVAL_S),
-                        *(candidates_send.clone(), boottime_s),
-                    )
+                workers.start_soon(seek, config, counts, store, wanted, candidates_send, line.seeking)
+            watching.cancel()
+
+
+async def within(scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Run an actor that is to end by itself when all others of its kind have ended."""
+    with scope:
+        await run(*args)
+
+
+async def seek(
+    config: Config,
+    counts: PartitionCounts,
+    store: Store,
+    wanted: Callable[[Candidate], bool],
+    candidates: trio.MemorySendChannel[Candidates],
+    seeking: trio.CancelScope,
+) -> None:
+    """Find work until that is over."""
+    lanes = [LaneId(lane) for lane in config.worker.lanes]
+    async with candidates:
+        with seeking:
+            async with trio.open_nursery() as seekers:
+                seed = scan_seed(config.worker.instance_id, counts.flow)
+                poll_interval_s = config.claim.poll_interval_ms / 1000
+                seekers.start_soon(
+                    scanner.run,
+                    *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
+                    *(candidates.clone(), boottime_s),
+                )
+                seekers.start_soon(
+                    reclaimer.run,
+                    *(store.scans, store.sweeps, lanes, range(counts.flow), wanted, RECLAIM_INTERVAL_S),
+                    *(candidates.clone(), boottime_s),
+                )
 
 
 async def obey_signals(line: Line, drain_timeout_s: float) -> None:

@@ -150,6 +150,16 @@ def count_index(lane: LaneId, partition: int, index: str) -> Call[int]:
     return Call(("ZCARD", PartitionKeys.of_index(partition).lane(lane, index)), int)
 
 
+def read_history(execution_id: ExecutionId) -> Call[list[dict[str, str]]]:
+    """Read the lease history, oldest first; each event with its ``id``."""
+    key = ExecutionKeys.of(execution_id).part("lease:history")
+
+    def parse(reply: Any) -> list[dict[str, str]]:
+        return [{"id": entry_id.decode(), **text_fields(fields)} for entry_id, fields in reply]
+
+    return Call(("XRANGE", key, "-", "+"), parse)
+
+
 def text_fields(reply: Sequence[bytes]) -> dict[str, str]:
     """Return a hash as text; bytes that are no UTF-8 are replaced."""
     texts = [part.decode(errors="replace") for part in reply]

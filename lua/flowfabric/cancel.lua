@@ -120,6 +120,9 @@ register('ff_cancel_execution', function(keys, args)
     'current_waitpoint_id', '')
   leave_indexes(keys, record[8] or 'default', execution_id)
   redis.call('ZADD', terminal, now, execution_id)
+  if phase == 'active' then
+    announce_lease_end(execution_id)
+  end
   if source ~= 'flow_cascade' then
     publish_completion(record[9], execution_id, 'cancelled')
   end

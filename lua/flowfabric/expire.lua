@@ -114,6 +114,7 @@ register('ff_expire_execution', function(keys, args)
   if phase == 'active' then
     expire_attempt(attempt, stream_meta, attempt_index, reason, now)
     expire_lease(keys, execution_id, record[5])
+    announce_lease_end(execution_id)
     append_history(lease_history,
       'event', 'released',
       'lease_id', record[3] or '',

@@ -151,6 +151,7 @@ register('ff_revoke_lease', function(keys, args)
   redis.call('DEL', lease_current)
   redis.call('ZREM', lease_expiry, execution_id)
   redis.call('SREM', worker_leases, execution_id)
+  announce_lease_end(execution_id)
   append_history(lease_history,
     'event', 'revoked',
     'lease_id', lease_id,

@@ -11,6 +11,12 @@ local function publish_completion(flow_id, execution_id, outcome)
   end
 end
 
+-- Tells the worker that runs an execution, if it listens, that its lease was taken away: its next renewal would find
+-- out, and it need not wait for that.
+local function announce_lease_end(execution_id)
+  redis.call('PUBLISH', 'ffsuper:lease_ends', execution_id)
+end
+
 -- Closes an attempt's output stream, if it has one.
 local function close_stream(stream_meta, reason, now)
   if redis.call('EXISTS', stream_meta) == 1 then

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffsuper import Context, Defer, SoftTimeout, handler
+from ffsuper import Cancel, Cancelled, Context, Defer, SoftTimeout, Suspend, WaitChildren, handler
 
 
 def trace(folder: str, what: str) -> None:
@@ -84,3 +84,87 @@ def stubborn(ctx: Context) -> None:
 @handler("yielding", timeout_s=0.2)
 def yielding(ctx: Context) -> None:
     time.sleep(3600)
+
+
+@handler("approval")
+def approval(ctx: Context, options: dict[str, Any]) -> Any:
+    """Suspend until signals come, and return what they said."""
+    if ctx.attempt_type == "resumed":
+        return [[one.name, one.payload.decode()] for one in ctx.signals]
+    raise Suspend(*options["signals"], **options.get("more", {}))
+
+
+@handler("approval-beforehand")
+def approval_beforehand(ctx: Context, folder: str) -> Any:
+    """Hand the token out, wait until a signal has certainly come, and suspend only then."""
+    if ctx.signals:
+        return [ctx.attempt_index, ctx.signals[0].payload.decode()]
+    point = ctx.create_waitpoint(60)
+    (Path(folder) / "token").write_text(f"{point.id} {point.token}")
+    while not (Path(folder) / "sent").exists():
+        time.sleep(0.001)
+    raise Suspend("go", waitpoint=point)
+
+
+@handler("stream")
+def stream(ctx: Context, count: int) -> None:
+    """Emit frames; fail the first attempt half way."""
+    for number in range(count):
+        if ctx.attempt_index == 0 and number == count // 2:
+            raise ValueError("half way")
+        ctx.emit(f"{ctx.attempt_index}.{number}", metadata=str(number))
+
+
+@handler("spend")
+def spend(ctx: Context, budget_id: str) -> list[str]:
+    return [ctx.report_usage(budget_id, {"tokens": 6}).status for _ in range(3)]
+
+
+@handler("wait-for-children")
+def wait_for_children(ctx: Context) -> str:
+    if ctx.attempt_type == "resumed":
+        return "resumed"
+    raise WaitChildren
+
+
+@handler("cancel-itself")
+def cancel_itself(ctx: Context) -> None:
+    raise Cancel("not needed")
+
+
+@handler("until-cancelled")
+def until_cancelled(ctx: Context, folder: str) -> None:
+    """Say when it was told."""
+    trace(folder, "started")
+    try:
+        time.sleep(3600)
+    except Cancelled:
+        trace(folder, f"cancelled {time.time()}")
+        raise
+
+
+@handler("no-progress", progress_timeout_s=0.3)
+def no_progress(ctx: Context) -> str:
+    """Show progress for longer than the timeout, then no more."""
+    for number in range(5):
+        ctx.progress(number)
+        time.sleep(0.1)
+    try:
+        time.sleep(3600)
+    except SoftTimeout as error:
+        return str(error)
+    return "never"
+
+
+@handler("pid")
+def pid(ctx: Context) -> int:
+    return os.getpid()
+
+
+@handler("grow")
+def grow(ctx: Context) -> None:
+    """Take more and more memory."""
+    hoard = []
+    while True:
+        hoard.append(bytearray(8 << 20))
+        time.sleep(0.01)

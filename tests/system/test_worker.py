@@ -97,7 +97,7 @@ def test_one_that_swallows_the_interrupt_is_killed_after_its_stacks_are_shown(
     worker = workers.start(grace_s=0.3)
     shown = client.wait(client.submit("stubborn"), LONG_S)
     assert (shown.state, shown.attempts[0]["failure_category"]) == ("failed", "timeout")
-    steps = [event["step"] for event in worker.events() if event["event"] == "handler overran"]
+    steps = [event["step"] for event in worker.events() if event["event"] == "handler is to end"]
     assert steps == ["interrupt", "dump", "kill"]
     assert any("in stubborn" in event.get("line", "") for event in worker.events())
 

@@ -26,7 +26,7 @@ id = "test"
 instance_id = "{name}"
 lanes = {lanes}
 capabilities = {capabilities}
-handlers = ["tests.system.handlers_for_tests"]
+handlers = ["{handlers}"]
 python_path = ["{checkout}"]
 
 [store]
@@ -38,6 +38,9 @@ margin_ms = {margin_ms}
 
 [children]
 count = {children}
+tasks_per_process = {tasks_per_process}
+recycle_after = {recycle_after}
+hard_memory_mb = {hard_memory_mb}
 grace_s = {grace_s}
 
 [drain]
@@ -115,7 +118,11 @@ class Workers:
             "capabilities": "[]",
             "ttl_ms": 30_000,
             "margin_ms": 500,
+            "handlers": "tests.system.handlers_for_tests",
             "children": 2,
+            "tasks_per_process": 1,
+            "recycle_after": 0,
+            "hard_memory_mb": 0,
             "grace_s": 1.0,
             "drain_s": 30.0,
             "unknown_kind": "leave",

@@ -1,0 +1,132 @@
+"""Following the output of an execution: the frames of its attempts, one after the other, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
+from ffsuper.messages import ExecutionId
+from ffsuper.store.keys import ExecutionKeys
+from ffsuper.store.replies import Call
+from ffsuper.store.wire import Wire
+
+PAGE = 500
+# A close wakes no reader, so nobody waits longer than this before looking.
+BLOCK_MS = 500
+FIRST = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFrame:
+    """One frame of an attempt's output.
+
+    Attributes:
+        id: of the stream's entry; grows within an attempt.
+        ts_ms: Unix time of the worker that emitted it; 0 when unknown.
+    """
+
+    attempt_index: int
+    id: str
+    frame_type: str
+    metadata: str
+    ts_ms: int
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far an execution and one of its streams are."""
+
+    attempts: int
+    has_ended: bool
+    is_closed: bool
+
+
+def follow(
+    wire: Wire, execution_id: ExecutionId, live: bool, is_final: Callable[[str], bool]
+) -> Iterator[StreamFrame]:
+    """Yield all frames of all attempts in order; then, if ``live``, those to come, until the execution has ended.
+
+    Args:
+        wire: a connection of its own, for reading blocks.
+        is_final: tells of a public state whether it is the last.
+
+    Raises:
+        StoreError: see ``Wire.exchange``; a store that is away for a moment is waited for by reading again.
+    """
+    index, last = 0, FIRST
+    while True:
+        standing = read(wire, read_standing(execution_id, index, is_final))
+        # What is read from here on is all there is, if the stream was closed or another attempt had begun.
+        frames = read(
+            wire, read_frames(execution_id, index, last, BLOCK_MS if live and not frames_over(standing, index) else 0)
+        )
+        yield from frames
+        if frames:
+            last = frames[-1].id
+        elif index + 1 < standing.attempts:
+            index, last = index + 1, FIRST
+        elif standing.has_ended or not live:
+            return
+
+
+def frames_over(standing: Standing, index: int) -> bool:
+    """Tell whether an attempt can get no more frames."""
+    return standing.is_closed or standing.has_ended or index + 1 < standing.attempts
+
+
+def read(wire: Wire, calls: Sequence[Call[Any]]) -> Any:
+    """Carry out reads as often as it takes; return what the last of them was for."""
+    for tries_left in (2, 1, 0):
+        try:
+            replies = wire.exchange([call.command for call in calls])
+        except StoreUnavailableError:
+            if not tries_left:
+                raise
+            continue
+        failed = next((reply for reply in replies if isinstance(reply, StoreError)), None)
+        if failed is None:
+            return calls[-1].parse(replies)
+        if not tries_left or not isinstance(failed, OutcomeUnknownError | StoreUnavailableError):
+            raise failed
+    raise AssertionError("unreachable")
+
+
+def read_standing(execution_id: ExecutionId, index: int, is_final: Callable[[str], bool]) -> list[Call[Any]]:
+    """Read how far an execution and the stream of one attempt are."""
+    keys = ExecutionKeys.of(execution_id)
+
+    def parse(replies: Any) -> Standing:
+        (attempts, state), closed_at = replies
+        return Standing(int(attempts or 0), is_final((state or b"").decode()), bool(closed_at))
+
+    core = Call(("HMGET", keys.core, "total_attempt_count", "public_state"), parse)
+    return [core, Call(("HGET", keys.stream_meta(index), "closed_at"), parse)]
+
+
+def read_frames(execution_id: ExecutionId, index: int, after: str, block_ms: int) -> list[Call[list[StreamFrame]]]:
+    """Read the frames behind one, waiting for the first if asked."""
+    block = ("BLOCK", block_ms) if block_ms else ()
+    stream = ExecutionKeys.of(execution_id).stream(index)
+
+    def parse(replies: Any) -> list[StreamFrame]:
+        (reply,) = replies
+        return [frame_of(index, *entry) for entry in reply[0][1]] if reply else []
+
+    return [Call(("XREAD", "COUNT", PAGE, *block, "STREAMS", stream, after), parse)]
+
+
+def frame_of(index: int, entry_id: bytes, flat: Sequence[bytes]) -> StreamFrame:
+    """Return a frame from a stream's entry."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    ts = fields.get(b"ts", b"")
+    return StreamFrame(
+        attempt_index=index,
+        id=entry_id.decode(),
+        frame_type=fields.get(b"frame_type", b"").decode(errors="replace"),
+        metadata=fields.get(b"correlation_id", b"").decode(errors="replace"),
+        ts_ms=int(ts) if ts.isdigit() else 0,
+        payload=fields.get(b"payload", b""),
+    )
