@@ -14,6 +14,11 @@ import pytest
 import redis
 
 from ffsuper.cli import Exit, main
+from ffsuper.messages import ExecutionId
+from ffsuper.store.keys import ExecutionKeys
+from tests.lua import by_name
+from tests.lua.executions import WORKER, call_claim, call_grant
+from tests.lua.world import Arg, World
 from tests.redis_server import running_server
 
 UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000000"
@@ -277,3 +282,82 @@ def test_every_exit_code_is_documented() -> None:
     documented = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
     for code in Exit:
         assert f"| {code.value} | {code.name} |" in documented
+
+
+def suspended(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Submit an execution, claim it as the stock worker would, and suspend it; return its id and its token."""
+    execution = run(capsys, "submit", "job")[1]
+    keys = ExecutionKeys.of(ExecutionId(execution))
+    world = World(store)
+    claim(world, keys)
+    reply = by_name.call(
+        world,
+        "ff_suspend_execution",
+        by_name.keys_of(keys, WORKER, 0, "point", "none"),
+        {
+            "execution_id": execution,
+            "attempt_index": 0,
+            "waitpoint_id": "point",
+            "waitpoint_key": "key",
+            "lease_id": "lease",
+            "lease_epoch": 1,
+            "attempt_id": "attempt",
+            "suspension_id": "s",
+            "resume_condition_json": '{"required_signal_names":["go"]}',
+            "lease_history_maxlen": 9,
+        },
+    )
+    assert reply[1] == "OK", reply
+    return execution, str(reply[5])
+
+
+def claim(world: World, keys: ExecutionKeys) -> None:
+    assert call_grant(world, keys)[1] == "OK"
+    assert call_claim(world, keys, lease_id="lease", attempt_id="attempt")[1] == "OK"
+
+
+def test_a_signal_is_sent_and_its_effect_told(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    execution, token = suspended(store, capsys)
+    assert run(capsys, "signal", execution, "other") == (Exit.OK, "no_op", "")
+    code, out, err = run(capsys, "signal", execution, "go", '{"by": "ann"}', "--json")
+    assert (code, json.loads(out)["effect"], err) == (Exit.OK, "resume_condition_satisfied", "")
+    code, out, _ = run(capsys, "show", execution)
+    assert [word in out for word in ("acquired", "released", "reason suspend")] == [True] * 3
+    assert token not in out
+    assert token not in run(capsys, "show", execution, "--json")[1]
+
+
+def test_a_signal_with_a_wrong_token_or_to_nobody_is_refused(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    execution, _ = suspended(store, capsys)
+    wrong = tmp_path / "token"
+    wrong.write_text(f"k1:{'0' * 40}\n")
+    code, _, err = run(capsys, "signal", execution, "go", "--token-file", str(wrong))
+    assert (code, "invalid_token" in err) == (Exit.INPUT, True)
+    assert "0" * 40 not in err
+    waiting = run(capsys, "submit", "job")[1]
+    code, _, err = run(capsys, "signal", waiting, "go")
+    assert (code, "execution_not_suspended (waiting)" in err) == (Exit.INPUT, True)
+
+
+def test_a_tail_writes_what_there_is(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    execution = ExecutionId(run(capsys, "submit", "job")[1])
+    keys = ExecutionKeys.of(execution)
+    world = World(store)
+    claim(world, keys)
+    for number in range(3):
+        frame: dict[str, Arg] = {"execution_id": execution, "attempt_index": 0, "lease_id": "lease", "lease_epoch": 1}
+        more: dict[str, Arg] = {"frame_type": "delta", "ts": 5, "payload": f"line {number}", "retention_maxlen": 9}
+        by_name.call(
+            world,
+            "ff_append_frame",
+            by_name.keys_of(keys, WORKER, 0, "none", "none"),
+            {**frame, **more, "max_payload_bytes": 99},
+        )
+    code, out, _ = run(capsys, "tail", execution, "--no-follow", "--json")
+    assert code == Exit.OK
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(one["attempt_index"], one["frame_type"], one["payload"]) for one in told] == [
+        (0, "delta", f"line {number}") for number in range(3)
+    ]

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
@@ -12,11 +13,33 @@ from ffsuper.actors import executor
 from ffsuper.channels import Assignment, LeaseEnd, LeaseNews, Release, Slot
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
-from ffsuper.messages import Claim, Completed, Deferred, ExecutionId, Failed, FromChild, Progress, Ready, Start
+from ffsuper.messages import (
+    Claim,
+    Completed,
+    CreateWaitpoint,
+    Deferred,
+    Drain,
+    Emit,
+    Emitted,
+    ExecutionId,
+    Failed,
+    FromChild,
+    OnTimeout,
+    Progress,
+    Ready,
+    ReceivedSignal,
+    ReportUsage,
+    RequestFailed,
+    Start,
+    Suspended,
+    UsageReported,
+    WaitpointCreated,
+)
 from tests.fake_children import Behaviour, FakeChild, FakeForkServer
 from tests.fakes import HOUR_S, FakeStore, Record, candidate
 
 MARGIN_S = 0.8
+SUSPENDED = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
 KINDS: dict[str, float | None] = {"job": None, "short": 30.0}
 
 
@@ -371,3 +394,154 @@ async def test_handlers_that_do_not_load_end_the_worker_at_once(autojump_clock: 
 
             rig.fork_server.spawn = spawn  # type: ignore[method-assign]
             await trio.sleep(10)
+
+
+def attempt_tasks(child: FakeChild) -> list[int]:
+    return [message.task for message in child.sent if isinstance(message, Start)]
+
+
+async def test_frames_are_stored_in_order_before_the_outcome_and_answered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def emits(child: FakeChild, start: Start) -> None:
+        for number in range(100):
+            child.say(Emit(start.task, "delta", "", str(number).encode()))
+            await trio.lowlevel.checkpoint()
+        child.say(Completed(b""))
+
+    async with executing(emits) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.frames == [str(number).encode() for number in range(100)]
+        answered = [one.count for one in rig.fork_server.children[0].sent if isinstance(one, Emitted)]
+        assert sum(answered) == 100
+        assert rig.store.calls.index("deliver") > max(
+            position for position, call in enumerate(rig.store.calls) if call.startswith("append")
+        )
+
+
+async def test_requests_are_answered_while_the_handler_runs(autojump_clock: trio.testing.MockClock) -> None:
+    async def asks(child: FakeChild, start: Start) -> None:
+        child.say(ReportUsage(start.task, 1, "budget", {"tokens": 1}, ""))
+        child.say(CreateWaitpoint(start.task, 2, "", 5))
+        await trio.sleep(1)
+        child.say(Completed(b""))
+
+    async with executing(asks) as rig:
+        await rig.assign()
+        await rig.finished()
+        answers = [
+            one.request
+            for one in rig.fork_server.children[0].sent
+            if isinstance(one, UsageReported | WaitpointCreated | RequestFailed)
+        ]
+        assert sorted(answers) == [1, 2]
+
+
+async def test_signals_that_had_come_bring_the_handler_back_under_the_same_lease(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    signal = ReceivedSignal("s", "go", "", "", "", "", 5, b"early")
+
+    async def suspends(child: FakeChild, start: Start) -> None:
+        child.say(Completed(start.signals[0].payload) if start.signals else SUSPENDED)
+
+    async with executing(suspends) as rig:
+        rig.store.signals_at_hand = (signal,)
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert (record.state, record.result, record.epoch) == ("completed", b"early", 1)
+        starts = [one for one in rig.fork_server.children[0].sent if isinstance(one, Start)]
+        assert [one.attempt_type for one in starts] == ["initial", "resumed"]
+
+
+async def test_a_suspension_gives_the_lease_back(autojump_clock: trio.testing.MockClock) -> None:
+    async def suspends(child: FakeChild, start: Start) -> None:
+        child.say(SUSPENDED)
+
+    async with executing(suspends) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert (record.state, record.released) == ("suspended", [("lease-1", "suspend")])
+
+
+async def test_a_cancelled_handler_has_the_whole_grace(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang, grace_s=5.0) as rig:
+        _, lease_end = await rig.assign()
+        lease_end.send_nowait(LeaseEnd("execution_not_active", has_ended=True))
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(5.2)
+        assert rig.fork_server.children[0].done_to_it == ["interrupt cancelled", "dump", "kill"]
+        assert "deliver" not in rig.store.calls
+
+
+async def test_several_run_in_one_child_and_one_that_hangs_costs_the_others_no_retry(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang, tasks_per_process=3, grace_s=1.0) as rig:
+        records = [(await rig.assign(kind=kind))[0] for kind in ("job", "short", "job")]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(rig.fork_server.children) == 1
+        assert attempt_tasks(rig.fork_server.children[0]) == [1, 2, 3]
+        for _ in range(3):
+            await rig.finished()
+        assert records[1].failure is not None
+        assert records[1].failure.category == "timeout"
+        assert [(one.state, one.failure) for one in (records[0], records[2])] == [("delayed", None)] * 2
+
+
+async def test_a_drain_is_told_to_the_child(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang) as rig:
+        await rig.assign()
+        rig.draining.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert Drain() in rig.fork_server.children[0].sent
+
+
+async def test_a_worn_child_is_replaced_between_executions(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(recycle_after=2) as rig:
+        for _ in range(4):
+            await rig.assign()
+            await rig.finished()
+        await rig.slots.receive()
+        assert len(rig.fork_server.children) >= 2
+
+
+async def test_a_child_over_the_soft_limit_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(soft_memory_mb=100) as rig:
+        await rig.assign()
+        await rig.finished()
+        rig.fork_server.children[0].memory = 101 << 20
+        await rig.assign()
+        await rig.finished()
+        await rig.slots.receive()
+        assert len(rig.fork_server.children) == 2
+
+
+async def test_a_child_over_the_hard_limit_is_killed_while_it_runs(autojump_clock: trio.testing.MockClock) -> None:
+    async def grows(child: FakeChild, start: Start) -> None:
+        child.memory = 201 << 20
+        await trio.sleep_forever()
+
+    async with executing(grows, hard_memory_mb=200) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert record.failure == Failed("child 1000 killed at 201 MiB of memory, over the limit of 200 MiB", "memory")
+
+
+async def test_the_deadline_ends_an_attempt_for_good(autojump_clock: trio.testing.MockClock) -> None:
+    async def obeys(child: FakeChild, start: Start) -> None:
+        await child.interrupted.wait()
+        child.say(Failed("SoftTimeout", "timeout"))
+
+    async with executing(obeys) as rig:
+        slot = await rig.slots.receive()
+        execution = rig.store.add(1)
+        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
+        assert isinstance(claim, Claim)
+        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        due = replace(claim, deadline_ms=int(time.time() * 1000) + 5_000)
+        await slot.assignments.send(Assignment(due, end_receive))
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(5, abs=1)
+        assert rig.store.records[execution].failure == Failed("SoftTimeout", "deadline", retryable=False)

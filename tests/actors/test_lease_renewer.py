@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from ffsuper.actors import lease_renewer
-from ffsuper.channels import LeaseEnd, LeaseNews, Release, Track
+from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
+from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError
 from ffsuper.messages import Claim, Lease
 from tests.fakes import HOUR_S, FakeStore, candidate
 
@@ -148,3 +149,36 @@ async def test_it_can_be_cancelled_while_it_waits_and_while_it_renews(autojump_c
 
 def test_without_leases_it_sleeps_until_there_is_news() -> None:
     assert lease_renewer.nap_until(None, 5.0) == math.inf
+
+
+async def test_an_announced_end_is_asked_about_at_once_and_others_are_left_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore(lease_ttl_s=30.0)
+    lease, other = await claimed(store, 1), await claimed(store, 2)
+    async with renewing(store) as news:
+        ends = await tracked(news, lease)
+        await tracked(news, other)
+        await trio.sleep(1)
+        await news.send(Check(lease.execution_id))
+        await trio.sleep(0.1)
+        assert store.calls.count("renew 1") == 1
+        store.records[lease.execution_id].state = "cancelled"
+        await news.send(Check(lease.execution_id))
+        assert [end async for end in ends] == [LeaseEnd("execution_not_active", has_ended=False)]
+        assert trio.current_time() == pytest.approx(1.1)
+        await news.send(Check(lease.execution_id))  # not held any more: nothing happens
+
+
+@pytest.mark.parametrize(
+    ("refusal", "ended"),
+    [
+        (LeaseLostError("f", "execution_not_active", ("cancelled", "1")), True),
+        (LeaseLostError("f", "execution_not_active", ("none", "1")), False),
+        (LeaseLostError("f", "stale_lease"), False),
+        (LeaseLostError("f", "lease_revoked"), False),
+        (ExecutionNotFoundError("f", "execution_not_found"), True),
+    ],
+)
+def test_only_an_execution_that_has_ended_counts_as_ended(refusal: RefusedError, ended: bool) -> None:
+    assert lease_renewer.has_ended(refusal) == ended

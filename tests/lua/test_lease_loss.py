@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lua import holders
 from tests.lua.executions import WORKER, Claimed, claim, create, lane_key, new_keys
 from tests.lua.holders import (
     FAR_MS,
@@ -312,3 +313,18 @@ def test_a_lease_history_is_kept_to_about_a_thousand_events(world: World) -> Non
     put(world, keys.core, lifecycle_phase="active", ownership_state="leased")
     revoke(world, keys, keys.id)
     assert 1000 <= len(world.value(history)) < 1200
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire", "revoke"])
+def test_who_takes_a_lease_away_says_so_on_a_channel_of_ours(world: World, how: str) -> None:
+    lease = claim(world)
+    with world.redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe("ffsuper:lease_ends")
+        assert next(subscription.listen())["type"] == "subscribe"
+        if how == "cancel":
+            holders.cancel(world, lease.keys)
+        elif how == "expire":
+            holders.expire(world, lease.keys, lease.execution_id)
+        else:
+            holders.revoke(world, lease.keys, lease.execution_id)
+        assert next(subscription.listen())["data"] == lease.execution_id.encode()

@@ -63,3 +63,15 @@ def test_a_released_lease_is_forgotten_whatever_arrives_afterwards() -> None:
     book.postpone(LeaseId("a"), 110.0)
     assert (len(book), LeaseId("a") in book) == (0, False)
     assert (book.next_event_s(), book.next_deadline_s(), book.due(1e9)) == (None, None, [])
+
+
+def test_a_hastened_lease_is_due_at_once_and_keeps_its_deadline() -> None:
+    book = LeaseBook(margin_s=2.0)
+    book.track(lease("a"))
+    book.track(lease("b"))
+    book.hasten(ExecutionId("{fp:1}:a"))
+    book.hasten(ExecutionId("{fp:1}:unknown"))
+    assert book.due(100.0) == [lease("a")]
+    assert book.next_deadline_s() == 128.0
+    book.renewed(LeaseId("a"), asked_at_s=100.0)
+    assert book.due(100.0) == []

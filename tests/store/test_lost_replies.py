@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,17 @@ from ffsuper.messages import (
     Claim,
     ClaimKind,
     Completed,
+    CreateWaitpoint,
     Deferred,
+    Emit,
     Failed,
     OnTimeout,
     Outcome,
+    ReportUsage,
     Suspended,
+    UsageReported,
     WaitingForChildren,
+    WaitpointCreated,
 )
 from ffsuper.store.claims import ClaimDoubtError, Identity
 from ffsuper.store.store import Store, open_store, prepare
@@ -125,3 +131,80 @@ async def test_a_renewal_whose_answer_was_lost_is_simply_repeated(server_url: st
         (result,) = await store.leases.renew([claim.lease], 5)
         assert isinstance(result, OutcomeUnknownError | StoreUnavailableError)
         assert await store.leases.renew([claim.lease], 5) == [None]
+
+
+FRAMES = [Emit(1, "delta", "", str(number).encode()) for number in range(20)]
+
+
+@pytest.mark.parametrize("loses", ["lose_reply_to", "lose_request"])
+async def test_frames_whose_answers_were_lost_are_appended_once_each(
+    loses: str, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        frames = store.attempts.frames(claim.lease)
+        assert await frames.write(FRAMES[:5]) == ""
+        setattr(proxy, loses, lambda request: b"ff_append_frame" in request)
+        assert await frames.write(FRAMES[5:]) == ""
+        with Client(server_url) as client:
+            stored = [frame.payload for frame in client.tail(candidate.execution_id, live=False)]
+        assert stored == [frame.payload for frame in FRAMES]
+
+
+async def test_a_waitpoint_whose_answer_was_lost_is_found(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        proxy.lose_reply_to = lambda request: b"ff_create_pending_waitpoint" in request
+        created = await store.attempts.answer(claim.lease, CreateWaitpoint(1, 1, "mine", 60_000))
+        assert isinstance(created, WaitpointCreated)
+        with redis.Redis.from_url(server_url) as server:
+            (waitpoint,) = server.keys("ff:wp:*")
+            stored = server.hmget(waitpoint, "waitpoint_key", "waitpoint_token")
+        assert stored == [b"mine", created.token.encode()]
+
+
+async def test_usage_whose_answer_was_lost_is_counted_once(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        proxy.lose_reply_to = lambda request: b"ff_report_usage_and_check" in request
+        report = ReportUsage(1, 1, "11111111-1111-1111-1111-111111111111", {"tokens": 5}, "")
+        assert isinstance(await store.attempts.answer(claim.lease, report), UsageReported)
+        with redis.Redis.from_url(server_url) as server:
+            (usage,) = server.keys("ff:budget:*:usage")
+            assert server.hgetall(usage) == {b"tokens": b"5"}
+
+
+async def test_a_suspension_that_was_satisfied_at_once_is_found_though_its_answer_was_lost(
+    server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        point = await store.attempts.answer(claim.lease, CreateWaitpoint(1, 1, "", 60_000))
+        assert isinstance(point, WaitpointCreated)
+        with Client(server_url) as client:
+            client.signal(candidate.execution_id, "go", b"early", waitpoint_id=point.waitpoint_id)
+        outcome = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, point.waitpoint_id)
+        proxy.lose_reply_to = lambda request: b"ff_suspend_execution" in request
+        with pytest.raises(OutcomeUnknownError):
+            await store.outcomes.deliver(claim.lease, outcome, b"")
+        signals = await store.outcomes.deliver(claim.lease, outcome, b"")
+        assert signals is not None
+        assert [(one.name, one.payload) for one in signals] == [("go", b"early")]
+        assert await store.leases.renew([claim.lease], 5) == [None]
+
+
+async def test_the_signals_of_a_resumed_claim_whose_answer_was_lost_are_found_too(
+    server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        outcome = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
+        assert await store.outcomes.deliver(claim.lease, outcome, b"") is None
+        with Client(server_url) as client:
+            client.signal(candidate.execution_id, "go", b"now")
+        proxy.lose_reply_to = lambda request: b"ff_claim_resumed_execution" in request
+        (doubt,) = await store.claims.claim([replace(candidate, claim=ClaimKind.RESUMED)])
+        assert isinstance(doubt, ClaimDoubtError)
+        resumed = await store.claims.look_up(doubt)
+        assert isinstance(resumed, Claim)
+        assert [one.payload for one in resumed.signals] == [b"now"]
