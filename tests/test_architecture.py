@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ffsuper"
 
 # From the top; a module may import what stands below its own line, and what its line allows beside it.
 LAYERS = (
-    ("cli", "commands", "demo", "__main__"),
+    ("cli", "commands", "demo", "__main__", "testing"),
     ("supervisor",),
     ("actors", "engine"),
     ("client",),

@@ -175,14 +175,16 @@ register('ff_create_execution', function(keys, args)
   end
   local required = required_capabilities(args[7])
   text_argument(args[#CREATE_ARGUMENTS], CREATE_ARGUMENTS[#args + 1]) -- names the first that is absent
-  score_argument(args[5], 'priority')
   local until_ms = args[9] ~= '' and number_argument(args[9], 'delay_until')
   local deadline_ms = args[12] ~= '' and score_argument(args[12], 'execution_deadline')
   local dedup_ttl_ms = has_key and dedup_ttl_argument(args[10])
   require_keys(keys, 8)
-
   local now_ms = server_time_ms()
   local is_delayed = until_ms and until_ms > now_ms
+  if not is_delayed then -- NaN gives no score; a delayed execution needs none yet, and its promotion takes NaN for 0
+    score_argument(args[5], 'priority')
+  end
+
   write_created(core, args, priority, is_delayed and args[9], tostring(now_ms))
   if required ~= '' then
     redis.call('HSET', core, 'required_capabilities', required)

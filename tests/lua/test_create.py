@@ -9,6 +9,7 @@ import pytest
 
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua.executions import CREATE, LANE, call_create, call_grant, create, lane_key, new_keys
+from tests.lua.holders import promote
 from tests.lua.suspensions import UNSET, nothing_published
 from tests.lua.world import World
 
@@ -111,6 +112,16 @@ def test_a_delay_in_the_past_leaves_the_execution_claimable_where_the_reference_
     assert world.value(keys.core) == record(keys, now, lane_id=lane, current_lane=lane)
     assert world.value(lane_key(keys, "eligible", lane)) == {keys.id: -3e12 + int(now)}
     assert world.value(lane_key(keys, "delayed", lane)) is None
+
+
+def test_a_delayed_execution_may_have_no_priority_that_is_a_number(world: World) -> None:
+    keys = new_keys()
+    assert call_create(world, keys, priority="nan", delay_until=FUTURE) == [1, "OK", keys.id, "delayed"]
+    assert world.value(lane_key(keys, "delayed")) == {keys.id: float(FUTURE)}
+    core = world.value(keys.core)
+    assert core["priority"] in ("nan", "-nan")
+    assert promote(world, keys, keys.id, FUTURE) == [1, "OK", "promoted"]
+    assert world.value(lane_key(keys, "eligible")) == {keys.id: float(core["created_at"])}
 
 
 def test_an_execution_with_a_past_delay_can_be_granted(world: World) -> None:
