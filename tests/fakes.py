@@ -297,6 +297,8 @@ class FakeFrames(FrameWriter):
         self._of = lease
 
     async def write(self, frames: Sequence[Emit]) -> str:
+        while self._store.away:  # noqa: ASYNC110 -- the clock is virtual
+            await trio.sleep(0.1)
         await self._store.reach(f"append {len(frames)}")
         self._store.held(self._of).frames += [frame.payload for frame in frames]
         return ""

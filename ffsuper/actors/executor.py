@@ -51,6 +51,7 @@ PROGRESS_S = 1.0
 # What a hard stop may take: the kill, its confirmation, the hand-back.
 HAND_BACK_S = 5.0
 CLOSE_S = 5.0
+LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
 # A time long past on every clock: whoever takes the execution next may start at once.
 AT_ONCE = Deferred(until_ms=0)
 
@@ -221,7 +222,9 @@ class Attempt:
                 try:
                     message = await inbox.receive()
                 except trio.EndOfChannel:
-                    return await self._after_death(child, number, ladder)
+                    outcome = await self._after_death(child, number, ladder)
+                    await frames.settle(ladder, wake)
+                    return outcome
             if message is not None:
                 ladder.progressed(trio.current_time())
             match message:
@@ -232,8 +235,7 @@ class Attempt:
                 case ReportUsage() | CreateWaitpoint():
                     nursery.start_soon(self._answer, child, claim, message)
                 case Ended(_, outcome):
-                    with wake.moment(math.inf):
-                        await frames.finish()
+                    await frames.settle(ladder, wake)
                     return after_ladder(outcome, ladder)
             if ladder.next_s <= trio.current_time():
                 self._take(ladder.take(trio.current_time()), child, claim, number, ladder)
@@ -304,10 +306,12 @@ class Frames:
         """Take a frame."""
         await self._send.send(frame)
 
-    async def finish(self) -> None:
-        """Wait until all frames are with the store."""
+    async def settle(self, ladder: Ladder, wake: Waker) -> None:
+        """Wait until all frames are with the store, for as long as the lease lasts."""
         self._send.close()
-        await self._done.wait()
+        if ladder.reason not in LEASE_OVER:
+            with wake.moment(math.inf):
+                await self._done.wait()
 
     async def run(self) -> None:
         """Write until there are no more."""

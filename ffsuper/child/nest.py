@@ -24,6 +24,8 @@ from ffsuper.sansio.restart import RestartLimit, Times, admit_restart
 LOG = logging.getLogger(__name__)
 
 MEMORY_INTERVAL_S = 0.5
+# A child that is about to die closes its connection first.
+SILENT_S = 1.0
 MIB = 1 << 20
 # Recycling at exactly the same count would stop all children at once.
 JITTER = 0.2
@@ -169,9 +171,13 @@ class Nest:
                     raise RemoteProtocolError(f"{type(message).__name__} while executions run")
                 if message.task in self._inboxes:  # a thread that its handler left behind may still speak
                     await hand_on(self._inboxes[message.task][1], message)
+            with trio.move_on_after(SILENT_S):
+                await child.wait_dead()
+            if not child.is_dead:
+                self.kill(child, Fault("killed: it lives, but has closed its connection"))
         except RemoteProtocolError as error:
             self.kill(child, Fault(f"killed for speaking nonsense: {error}"))
-            await child.wait_dead()
+        await child.wait_dead()
         for owner, inbox in self._inboxes.values():
             if owner is child:
                 inbox.close()

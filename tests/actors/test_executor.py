@@ -420,6 +420,49 @@ async def test_frames_are_stored_in_order_before_the_outcome_and_answered(
         )
 
 
+async def test_frames_of_a_child_that_died_are_stored_before_its_attempt_fails(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def emits_and_dies(child: FakeChild, start: Start) -> None:
+        for number in range(5):
+            child.say(Emit(start.task, "delta", "", str(number).encode()))
+        await trio.sleep(1)
+        rig_store.away = True
+        child.say(Emit(start.task, "delta", "", b"last"))
+        await trio.sleep(1)
+        child.die(exit_code=1)
+        await trio.sleep(30)
+
+    async with executing(emits_and_dies) as rig:
+        rig_store = rig.store
+        record, _ = await rig.assign()
+        await trio.sleep(10)
+        rig.store.away = False
+        await rig.finished()
+        assert record.frames == [b"0", b"1", b"2", b"3", b"4", b"last"]
+        assert record.failure is not None
+        assert record.failure.category == "crash"
+
+
+async def test_frames_hold_nobody_up_whose_lease_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    async def emits(child: FakeChild, start: Start) -> None:
+        child.say(Emit(start.task, "delta", "", b"never stored"))
+        child.say(Completed(b""))
+
+    async with executing(emits) as rig:
+        slot = await rig.slots.receive()
+        execution = rig.store.add(1)
+        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
+        assert isinstance(claim, Claim)
+        rig.store.away = True
+        end_send, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        await slot.assignments.send(Assignment(claim, end_receive))
+        await trio.sleep(50)
+        end_send.send_nowait(LeaseEnd("local_deadline", has_ended=False))
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(50, abs=0.1)
+
+
 async def test_requests_are_answered_while_the_handler_runs(autojump_clock: trio.testing.MockClock) -> None:
     async def asks(child: FakeChild, start: Start) -> None:
         child.say(ReportUsage(start.task, 1, "budget", {"tokens": 1}, ""))

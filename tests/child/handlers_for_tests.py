@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -278,8 +277,16 @@ def modules(ctx: Context) -> list[str]:
     return sorted({name.split(".")[0] for name in sys.modules})
 
 
+GARBAGE = {
+    "not an object": b"\x00\x00\x00\x04\x00\x00\x00\x00null",
+    "oversized": b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    "truncated": b"\x00\x00\x00\x40\x00\x00\x00\x00{",
+    "unknown": b'\x00\x00\x00\x0e\x00\x00\x00\x00{"type":"Own"}',
+}
+
+
 @handler("garbage")
-def garbage(ctx: Context) -> None:
+def garbage(ctx: Context, what: str | None) -> None:
     """Write to the supervisor's socket what is no message."""
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -287,7 +294,9 @@ def garbage(ctx: Context) -> None:
         except FileNotFoundError:
             continue
         if link.startswith("socket:"):
-            socket.socket(fileno=int(name)).sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00null")
+            os.write(int(name), GARBAGE[what or "not an object"])
+    if what == "truncated":
+        os._exit(1)
     time.sleep(3600)
 
 

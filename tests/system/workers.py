@@ -42,6 +42,7 @@ tasks_per_process = {tasks_per_process}
 recycle_after = {recycle_after}
 hard_memory_mb = {hard_memory_mb}
 grace_s = {grace_s}
+timeout_s = {timeout_s}
 
 [drain]
 timeout_s = {drain_s}
@@ -124,6 +125,7 @@ class Workers:
             "recycle_after": 0,
             "hard_memory_mb": 0,
             "grace_s": 1.0,
+            "timeout_s": 0.0,
             "drain_s": 30.0,
             "unknown_kind": "leave",
             "engine": "true",
