@@ -213,8 +213,7 @@ class Attempt:
         nursery: trio.Nursery,
     ) -> Outcome | None:
         """Start the handler, hear what it says, and serve what it asks for."""
-        frames = Frames(self._attempts.frames(claim.lease), child, number)
-        nursery.start_soon(frames.run)
+        frames = Frames(self._attempts.frames(claim.lease), child, number, nursery)
         await child.send(start_message(number, claim))
         while True:
             message: FromTask | None = None
@@ -294,8 +293,10 @@ class Waker:
 class Frames:
     """The way of a task's frames to the store: in order, in batches of what has gathered."""
 
-    def __init__(self, writer: FrameWriter, child: Child, number: int) -> None:
+    def __init__(self, writer: FrameWriter, child: Child, number: int, nursery: trio.Nursery) -> None:
         self._writer = writer
+        self._nursery = nursery
+        self._has_begun = False
         self._child = child
         self._number = number
         # As many as the child may send unanswered, so that a frame never keeps other messages waiting.
@@ -304,16 +305,19 @@ class Frames:
 
     async def put(self, frame: Emit) -> None:
         """Take a frame."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._nursery.start_soon(self._run)
         await self._send.send(frame)
 
     async def settle(self, ladder: Ladder, wake: Waker) -> None:
         """Wait until all frames are with the store, for as long as the lease lasts."""
         self._send.close()
-        if ladder.reason not in LEASE_OVER:
+        if self._has_begun and ladder.reason not in LEASE_OVER:
             with wake.moment(math.inf):
                 await self._done.wait()
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Write until there are no more."""
         async for first in self._receive:
             batch = [first]

@@ -197,7 +197,10 @@ class Nest:
 async def hand_on(inbox: trio.MemorySendChannel[FromTask], message: FromTask) -> None:
     """Give a message to its task, if that still listens."""
     try:
-        await inbox.send(message)
+        try:
+            inbox.send_nowait(message)  # its task mostly waits for it
+        except trio.WouldBlock:
+            await inbox.send(message)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         if isinstance(message, Ended):
             LOG.debug("outcome came too late", extra={"task": message.task})

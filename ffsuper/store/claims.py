@@ -22,8 +22,6 @@ from ffsuper.store.replies import Call, Status, fcall
 from ffsuper.store.signals import read_resume_signals
 
 GRANT_TTL_MS = 5_000  # the protocol's; an unused grant keeps others away for this long
-# Grant, claim, and five reads.
-CALLS_PER_CLAIM = 7
 LAST_MS = 253_402_300_799_000  # the end of the year 9999
 NO_CAPABLE_WORKER = "no connected worker satisfies required_capabilities"
 
@@ -83,13 +81,12 @@ class Claims:
         """
         asked_at_s = self._now_s()
         wanted = [self._lease_wanted(candidate, asked_at_s) for candidate in candidates]
-        calls = [call for candidate, lease in wanted for call in self._claim_calls(candidate, lease)]
-        replies = iter(await self._connection.try_all(calls))
+        per_claim = [self._claim_calls(candidate, lease) for candidate, lease in wanted]
+        replies = iter(await self._connection.try_all([call for calls in per_claim for call in calls]))
         results: list[Claim | StoreError] = []
-        for candidate, lease in wanted:
-            answers: list[Any] = [None] if candidate.is_granted else []
-            answers += itertools.islice(replies, CALLS_PER_CLAIM - len(answers))
-            results.append(await self._settle(candidate, lease, answers))
+        for (candidate, lease), calls in zip(wanted, per_claim, strict=True):
+            granted: list[Any] = [None] if candidate.is_granted else []
+            results.append(await self._settle(candidate, lease, [*granted, *itertools.islice(replies, len(calls))]))
         return results
 
     def _lease_wanted(self, candidate: Candidate, asked_at_s: float) -> tuple[Candidate, Lease]:
@@ -109,7 +106,7 @@ class Claims:
         return [
             *([] if candidate.is_granted else [grant(candidate, self._identity)]),
             take(candidate, lease, self._identity),
-            *context_reads(lease),
+            *context_reads(candidate, lease),
         ]
 
     async def _settle(self, candidate: Candidate, lease: Lease, answers: list[Any]) -> Claim | StoreError:
@@ -146,7 +143,7 @@ class Claims:
         if isinstance(index, StoreError):
             return index
         resumed = replace(candidate, claim=ClaimKind.RESUMED, attempt_index=index)
-        calls: list[Call[Any]] = [take(resumed, lease, self._identity), *context_reads(lease)]
+        calls: list[Call[Any]] = [take(resumed, lease, self._identity), *context_reads(candidate, lease)]
         return await self._settle(resumed, lease, [None, *await self._connection.try_all(calls)])
 
     async def look_up(self, doubt: ClaimDoubtError) -> Claim | StoreError:
@@ -156,7 +153,7 @@ class Claims:
             the claim; RefusedError when it was not carried out; the doubt again when the store cannot tell now.
         """
         candidate, lease = doubt.candidate, doubt.lease
-        calls: list[Call[Any]] = [read_holder(lease), *context_reads(lease)]
+        calls: list[Call[Any]] = [read_holder(lease), *context_reads(candidate, lease)]
         holder, *context = await self._connection.try_all(calls)
         if isinstance(holder, StoreError):
             return doubt
@@ -183,7 +180,8 @@ def claimed(candidate: Candidate, lease: Lease, taken: Taken, context: list[Any]
     for part in context:
         if isinstance(part, StoreError):
             return ClaimDoubtError(candidate, lease, part)
-    payload, tags, retry_policy, deadline_ms, kind = context
+    payload, tags, retry_policy, deadline_ms, *read = context
+    kind = read[0] if read else candidate.execution_kind
     return Claim(granted, kind, taken.attempt_type, payload, tags, retry_policy, deadline_ms)
 
 
@@ -299,16 +297,23 @@ def read_holder(lease: Lease) -> Call[Taken | None]:
     return Call(("HMGET", ExecutionKeys.of(lease.execution_id).core, *fields), parse)
 
 
-def context_reads(lease: Lease) -> list[Call[Any]]:
-    """Read payload, tags, retry policy, deadline and kind."""
+def context_reads(candidate: Candidate, lease: Lease) -> list[Call[Any]]:
+    """Read payload, tags, retry policy and deadline, and the kind where the candidate does not tell it."""
     keys = ExecutionKeys.of(lease.execution_id)
-    return [
+    reads: list[Call[Any]] = [
         Call(("GET", keys.part("payload")), lambda reply: reply or b""),
         Call(("HGETALL", keys.part("tags")), read_tags),
         Call(("GET", keys.part("policy")), read_retry_policy),
         Call(("ZSCORE", keys.partition.index("execution_deadline"), lease.execution_id), read_deadline),
-        Call(("HGET", keys.core, "execution_kind"), lambda reply: (reply or b"").decode(errors="surrogateescape")),
     ]
+    if not candidate.execution_kind:
+        reads.append(Call(("HGET", keys.core, "execution_kind"), read_kind))
+    return reads
+
+
+def read_kind(reply: bytes | None) -> str:
+    """Read an execution's kind."""
+    return (reply or b"").decode(errors="surrogateescape")
 
 
 def read_deadline(reply: Any) -> int | None:
