@@ -11,7 +11,7 @@ from ffsuper.messages import Candidate, Claim, ExecutionId, Lease, LeaseId
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What a look at the store found, scanner or reclaimer to claimer.
+    """What a look at the store found, or a server granted; scanner, asker or reclaimer to claimer.
 
     Attributes:
         read_at_s: local clock when it was read; old ones are likely to be taken by now.
@@ -19,6 +19,17 @@ class Candidates:
 
     found: tuple[Candidate, ...]
     read_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A claimer tells the asker that it wants more or fewer grants.
+
+    Attributes:
+        change: added to what is wanted; each granted candidate that is handed over counts as one less by itself.
+    """
+
+    change: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from typing import Any, Literal, get_type_hints
 from ffsuper import config_rules as rules
 from ffsuper.config_rules import Checks
 
+# Section to its one key that never stands in the file.
+SECRET_KEYS: Mapping[str, str] = {"store": "password", "claim": "token"}
+
 # Bounds are there to catch a wrong unit or a slip, not to say what is wise.
 HOUR_MS = 3_600_000
 DAY_S = 86_400.0
@@ -115,15 +118,40 @@ class ClaimConfig:
     Attributes:
         poll_interval_ms: pause after a whole round over all lanes and partitions found nothing.
         unknown_kind: what happens to executions of a kind that no handler is registered for: ``leave`` them to other
-            workers, or ``fail`` them with category ``unknown_kind``.
+            workers, or ``fail`` them with category ``unknown_kind``. What a server grants fails: the kind is
+            known only after the claim.
+        source: ``direct`` looks into the store; ``server`` asks a FlowFabric server, which minds budgets and quotas.
+        server_url: the server's ``http://`` or ``https://`` address; never with a user or a password.
+        token: from ``token_file``, the credential ``claim_token`` or the environment; never from the file.
+        token_file: a file whose first line is the bearer token that the server asks for.
+        ca_file: certificates to trust, for ``https://``; the system's when absent.
+        grant_ttl_ms: a grant that was lost on the way keeps its execution from all workers for this long.
+        server_timeout_s: how long the server may take to answer.
     """
 
     poll_interval_ms: int = 200
     unknown_kind: Literal["leave", "fail"] = "leave"
+    source: Literal["direct", "server"] = "direct"
+    server_url: str = ""
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    grant_ttl_ms: int = 10_000
+    server_timeout_s: float = 130.0
 
     def __post_init__(self) -> None:
         with Checks(self, "claim") as check:
             check.between("poll_interval_ms", 1, HOUR_MS)
+            check.between("grant_ttl_ms", 1, 60_000)
+            check.between("server_timeout_s", 0.1, 3_600.0)
+            if self.server_url:
+                check.all_of("server_url", rules.http_url_mistakes(self.server_url))
+            given = bool(self.server_url) or self.source == "direct"
+            check.related("server_url", ["source"], fits=given, text='must be given when source is "server"')
+            encrypted = self.ca_file is None or self.server_url.startswith("https://") or not self.server_url
+            check.related(
+                "ca_file", ["server_url"], fits=encrypted, text="needs a server_url that begins with https://"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NewType, get_args, get_origin
 
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
 
-from ffsuper.config import SECTIONS
+from ffsuper.config import SECRET_KEYS, SECTIONS
 from ffsuper.config_rules import bare, quoted, shown
 from ffsuper.errors import Mistake, SectionError
 
@@ -196,8 +196,8 @@ def leaves(error: BaseException, item: str = "") -> Iterator[tuple[str, str]]:
 
 
 def keys_of(section: str) -> list[str]:
-    """Return the keys that a section of the file may have. The password never stands in a file."""
-    return [field.name for field in fields(SECTIONS[section]) if field.name != "password"]
+    """Return the keys that a section of the file may have. Secrets never stand in a file."""
+    return [field.name for field in fields(SECTIONS[section]) if field.name != SECRET_KEYS.get(section)]
 
 
 def better_place(section: str, key: str) -> str:

@@ -16,14 +16,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ffsuper.config import SECTIONS, Config, StoreConfig
+from ffsuper.config import SECRET_KEYS, SECTIONS, Config
 from ffsuper.config_converter import better_place, build, from_text, keys_of, strict_converter, suggestion
-from ffsuper.config_rules import bare, quoted, shown
+from ffsuper.config_rules import bare, quoted, shown, token_mistakes
 from ffsuper.errors import ConfigError, Mistake
 
-PASSWORD_VARIABLE = "FFSUPER_STORE_PASSWORD"
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
-CREDENTIAL = "store_password"
 
 DEFAULT = "default"
 MASK = "********"
@@ -72,21 +70,23 @@ class Reading:
             else:
                 near = better_place("worker", name)
                 self.problems.append(f"{self.file}: {bare(name)}: unknown key outside of any section{near}")
-        if self.values["store"].pop("password", None) is not None:
-            text = "must not be in the file: put the password into a file of its own and name that in password_file"
-            self.note("store", [Mistake("password", text)])
+        for section, key in SECRET_KEYS.items():
+            if self.values[section].pop(key, None) is not None:
+                text = f"must not be in the file: put the {key} into a file of its own and name that in {key}_file"
+                self.note(section, [Mistake(key, text)])
 
     def take_variables(self, environ: Mapping[str, str]) -> None:
         """Let the environment override the file."""
         known = {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
+        secrets = [variable(section, key) for section, key in SECRET_KEYS.items()]
         beginnings = tuple(variable(section, "") for section in SECTIONS)
         for name, text in sorted(environ.items()):
             if name in known:
                 section, key = known[name]
                 self.values[section][key] = from_text(text, get_type_hints(SECTIONS[section])[key])
                 self.origins[place(section, key)] = name
-            elif name.startswith(beginnings) and name != PASSWORD_VARIABLE:
-                near = get_close_matches(name, [*known, PASSWORD_VARIABLE], n=1)
+            elif name.startswith(beginnings) and name not in secrets:
+                near = get_close_matches(name, [*known, *secrets], n=1)
                 meant = f"; did you mean {near[0]}?" if near else ""
                 self.problems.append(f"{bare(name)}: unknown variable{meant}")
 
@@ -117,10 +117,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     for section in SECTIONS:
         sections[section], mistakes = build(converter, section, reading.values[section])
         reading.note(section, mistakes)
-    password = "" if sections["store"] is None else read_password(sections["store"], environ, reading)
+    for section, key in SECRET_KEYS.items():
+        if sections[section] is not None:
+            secret = read_secret(section, key, getattr(sections[section], f"{key}_file"), environ, reading)
+            sections[section] = replace(sections[section], **{key: secret})
     if reading.problems:
         raise ConfigError(reading.problems)
-    return Loaded(resolved(Config(**sections), folder, password), reading.origins)
+    return Loaded(resolved(Config(**sections), folder), reading.origins)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -158,23 +161,25 @@ def missing_in_worker(values: Mapping[str, Any]) -> list[Mistake]:
     return mistakes
 
 
-def read_password(store: StoreConfig, environ: Mapping[str, str], reading: Reading) -> str:
-    """Return the password from the first place that has one; empty when none has."""
-    credential = Path(environ.get(CREDENTIALS_VARIABLE, ""), CREDENTIAL)
-    if store.password_file is not None:
-        origin = reading.where("store", "password_file")
-        password = first_line(store.password_file, origin, reading.problems)
+def read_secret(section: str, key: str, file: Path | None, environ: Mapping[str, str], reading: Reading) -> str:
+    """Return a secret from the first place that has it; empty when none has."""
+    credential = Path(environ.get(CREDENTIALS_VARIABLE, ""), f"{section}_{key}")
+    if file is not None:
+        origin = reading.where(section, f"{key}_file")
+        secret = first_line(file, origin, reading.problems)
     elif credential.is_absolute() and os.path.lexists(credential):
-        origin = f"credential {CREDENTIAL}"
-        password = first_line(credential, origin, reading.problems)
+        origin = f"credential {credential.name}"
+        secret = first_line(credential, origin, reading.problems)
     else:
-        origin = PASSWORD_VARIABLE
-        password = environ.get(PASSWORD_VARIABLE, "")
-        if any(unicodedata.category(character) == "Cs" for character in password):
+        origin = variable(section, key)
+        secret = environ.get(origin, "")
+        if any(unicodedata.category(character) == "Cs" for character in secret):
             reading.problems.append(f"{origin}: is not UTF-8 text")
-    if password:
-        reading.origins[place("store", "password")] = origin
-    return password
+    if secret:
+        reading.origins[place(section, key)] = origin
+    if secret and key == "token":
+        reading.problems += [f"{origin}: {text}" for text in token_mistakes(secret)]
+    return secret
 
 
 def first_line(file: Path, origin: str, problems: list[str]) -> str:
@@ -190,7 +195,7 @@ def first_line(file: Path, origin: str, problems: list[str]) -> str:
     return line
 
 
-def resolved(config: Config, folder: Path, password: str) -> Config:
+def resolved(config: Config, folder: Path) -> Config:
     """Return the configuration with what only this machine can tell, and in its final form."""
     worker, store, children, engine = config.worker, config.store, config.children, config.engine
     embedded = store.url == "embedded"
@@ -201,7 +206,7 @@ def resolved(config: Config, folder: Path, password: str) -> Config:
             instance_id=worker.instance_id or f"{worker.id}@{socket.gethostname()}",
             capabilities=tuple(sorted(set(worker.capabilities), key=str.encode)),
         ),
-        store=replace(store, password=password, data_dir=folder / store.data_dir),
+        store=replace(store, data_dir=folder / store.data_dir),
         children=replace(children, count=children.count or len(os.sched_getaffinity(0))),
         engine=replace(engine, enabled=embedded if engine.enabled is None else engine.enabled),
     )
@@ -215,7 +220,7 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
         for field in fields(settings):
             where = place(section, field.name)
             value = getattr(settings, field.name)
-            if (section, field.name) == ("store", "password"):
+            if SECRET_KEYS.get(section) == field.name:
                 value = value and MASK
             elif (section, field.name) == ("children", "environment"):
                 value = dict.fromkeys(value, MASK)

@@ -213,15 +213,46 @@ def socket_mistakes(parts: SplitResult) -> Iterator[str]:
 
 def server_mistakes(parts: SplitResult) -> Iterator[str]:
     """Check host, port and database number of a ``redis://`` or ``rediss://`` URL."""
+    yield from host_mistakes(parts, "redis://localhost:6379/0")
+    if not re.fullmatch("/?|/[0-9]{1,9}", parts.path):
+        yield "must end after the port or with a database number, as in redis://localhost:6379/0"
+    if parts.query:
+        yield "must not have options after a question mark"
+
+
+def host_mistakes(parts: SplitResult, example: str) -> Iterator[str]:
+    """Check host and port of a URL."""
     if not parts.hostname:
-        yield "names no host; write it as in redis://localhost:6379/0"
+        yield f"names no host; write it as in {example}"
     try:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
         port_fits = False
     if not port_fits:
         yield "must have a port from 1 to 65535"
-    if not re.fullmatch("/?|/[0-9]{1,9}", parts.path):
-        yield "must end after the port or with a database number, as in redis://localhost:6379/0"
-    if parts.query:
-        yield "must not have options after a question mark"
+
+
+def http_url_mistakes(url: str) -> Iterator[str]:
+    """Check where a server is. Nothing of the URL is repeated: there may be a password in it."""
+    if not url.startswith(("http://", "https://")):
+        yield "must begin with http:// or https://"
+        return
+    if has_invisible(url):
+        yield "must not contain white space or control characters"
+        return
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        yield "is not a URL: look at its brackets and special characters"
+        return
+    if "@" in parts.netloc:
+        yield "must not contain a user name or a password; a bearer token is put into a file, named in token_file"
+    if "?" in url or "#" in url:
+        yield "must not have anything after the path"
+    yield from host_mistakes(parts, "https://flowfabric.example.org")
+
+
+def token_mistakes(token: str) -> Iterator[str]:
+    """Check that a bearer token can stand in a header; nothing of it is repeated."""
+    if not re.fullmatch("[!-~]+", token):
+        yield "the token must be printable ASCII without spaces"

@@ -111,6 +111,21 @@ class InvalidRequestError(RefusedError):
     """The caller's: an argument, a policy or a capability list is not acceptable."""
 
 
+class ServerError(FfsuperError):
+    """A FlowFabric server gave no answer that helps."""
+
+
+class ServerAwayError(ServerError):
+    """The server's or the network's: it could not be reached, or says that asking again helps; wait and ask again."""
+
+
+class ServerRefusedError(ServerError):
+    """The operator's: the server does not take our request or token, or answers what the protocol does not have.
+
+    Asking again helps only once somebody has mended that, so ask slowly.
+    """
+
+
 class InstanceTakenError(FfsuperError):
     """The operator's: two workers were started with one instance id; stop one or rename it."""
 

@@ -1,26 +1,29 @@
 """Opens the channels, starts the actors, stops them in order; nothing else.
 
-Work flows scanner/reclaimer -> claimers -> executors, capacity flows back as slots. A drain ends the first two; then
-each channel that closes ends the next actor, until all running work is done. A deadline on that line is the hard
-stop: executors kill their children and hand the executions back. Presence and sweeps end last.
+Work flows scanner/asker/reclaimer -> claimers -> executors, capacity flows back as slots. A drain ends the first of
+these; then each channel that closes ends the next actor, until all running work is done. A deadline on that line is
+the hard stop: executors kill their children and hand the executions back. Presence and sweeps end last.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
-from ffsuper.actors import claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
-from ffsuper.channels import Candidates, LeaseNews, Slot
+from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
+from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
 from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
 from ffsuper.engine import delayed, lease_expiry
+from ffsuper.grants import Grants, open_grants
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
@@ -55,12 +58,14 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
     """Run the worker until a signal has drained it.
 
     Raises:
+        ConfigError: work is to come from a server, and what that needs is not installed.
         HandlersError: the handlers do not load.
         InstanceTakenError: another live process has this instance id.
         FencedError: another process took the instance id over.
         RestartLimitError: children die faster than is worth restarting them.
     """
     async with (
+        grants_of(config) as grants,
         open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
         open_fork_server(fork_server_settings(config), log_output) as fork_server,
         trio.open_nursery() as background,
@@ -80,7 +85,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
         )
         line = Line(trio.CancelScope(), trio.CancelScope(), trio.Event())
         background.start_soon(obey_signals, line, config.drain.timeout_s)
-        await work(config, counts, store, fork_server, first_child, line)
+        await work(config, counts, store, grants, fork_server, first_child, line)
         background.cancel_scope.cancel()
     return Ending.HANDED_BACK if line.working.cancelled_caught else Ending.DRAINED
 
@@ -89,6 +94,11 @@ def identity_of(config: Config) -> Identity:
     """Return as whom leases are taken."""
     capabilities = ",".join(config.worker.capabilities)
     return Identity(config.worker.id, config.worker.instance_id, capabilities, config.lease.ttl_ms)
+
+
+def grants_of(config: Config) -> AbstractAsyncContextManager[Grants | None]:
+    """Return what asks the server for work; None where the store is looked at instead."""
+    return open_grants(config.claim, config.worker) if config.claim.source == "server" else nullcontext()
 
 
 def fork_server_settings(config: Config) -> ForkServerSettings:
@@ -122,6 +132,7 @@ async def work(
     config: Config,
     counts: PartitionCounts,
     store: Store,
+    grants: Grants | None,
     fork_server: ForkServer,
     first_child: Child,
     line: Line,
@@ -131,6 +142,8 @@ async def work(
     candidates_send, candidates_receive = trio.open_memory_channel[Candidates](0)
     slots_send, slots_receive = trio.open_memory_channel[Slot](0)
     leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
+    # Without limit, since a claimer must not wait for the asker, which may be waiting for it; a few messages a claim.
+    demands_send, demands_receive = trio.open_memory_channel[Demand](math.inf)
     kinds = frozenset(first_child.handlers)
 
     def wanted(candidate: Candidate) -> bool:
@@ -148,6 +161,7 @@ async def work(
                 leases_send,
                 slots_receive,
                 candidates_receive,
+                demands_send,
             ):
                 for child in [first_child, *[None] * (config.children.count - 1)]:
                     workers.start_soon(
@@ -159,9 +173,11 @@ async def work(
                     workers.start_soon(
                         claimer.run,
                         *(store.claims, candidates_receive.clone(), slots_receive.clone()),
-                        *(leases_send.clone(), boottime_s),
+                        *(leases_send.clone(), boottime_s, demands_send.clone() if grants else None),
                     )
-                workers.start_soon(seek, config, counts, store, wanted, candidates_send, line.seeking)
+                workers.start_soon(
+                    seek, config, counts, store, grants, wanted, demands_receive, candidates_send, line.seeking
+                )
             watching.cancel()
 
 
@@ -175,22 +191,30 @@ async def seek(
     config: Config,
     counts: PartitionCounts,
     store: Store,
+    grants: Grants | None,
     wanted: Callable[[Candidate], bool],
+    demands: trio.MemoryReceiveChannel[Demand],
     candidates: trio.MemorySendChannel[Candidates],
     seeking: trio.CancelScope,
 ) -> None:
     """Find work until that is over."""
     lanes = [LaneId(lane) for lane in config.worker.lanes]
-    async with candidates:
+    async with demands, candidates:
         with seeking:
             async with trio.open_nursery() as seekers:
                 seed = scan_seed(config.worker.instance_id, counts.flow)
                 poll_interval_s = config.claim.poll_interval_ms / 1000
-                seekers.start_soon(
-                    scanner.run,
-                    *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
-                    *(candidates.clone(), boottime_s),
-                )
+                if grants:
+                    seekers.start_soon(
+                        asker.run,
+                        *(grants, lanes, poll_interval_s, demands.clone(), candidates.clone(), boottime_s),
+                    )
+                else:
+                    seekers.start_soon(
+                        scanner.run,
+                        *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
+                        *(candidates.clone(), boottime_s),
+                    )
                 seekers.start_soon(
                     reclaimer.run,
                     *(store.scans, store.sweeps, lanes, range(counts.flow), wanted, RECLAIM_INTERVAL_S),

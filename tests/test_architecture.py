@@ -16,7 +16,7 @@ LAYERS = (
     ("supervisor",),
     ("actors", "engine"),
     ("client",),
-    ("store", "child", "channels", "logs", "clock"),
+    ("store", "child", "channels", "logs", "clock", "grants"),
     ("sansio",),
     ("messages", "config_loader"),
     ("config_converter",),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ffsuper.config import SECTIONS
+from ffsuper.config import SECRET_KEYS, SECTIONS
 from ffsuper.config_loader import describe, load, toml_text
 from tests.config_files import config, loaded
 
@@ -22,7 +22,7 @@ COMMENTED_OUT = re.compile(r"^#(?=\w+ = )", re.MULTILINE)
 
 
 def keys(section: str) -> list[str]:
-    return [field.name for field in fields(SECTIONS[section]) if field.name != "password"]
+    return [field.name for field in fields(SECTIONS[section]) if field.name != SECRET_KEYS.get(section)]
 
 
 def production_example() -> str:
@@ -40,7 +40,8 @@ def test_every_example_loads(path: Path) -> None:
 
 def test_the_production_example_still_loads_with_its_comments_removed(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
-    (tmp_path / "store_password").write_text("hush")
+    for name in ("store_password", "claim_token"):
+        (tmp_path / name).write_text("hush")
     for name in ("ca.pem", "worker.pem", "worker.key"):
         (tmp_path / name).touch()
     complete = loaded(tmp_path, COMMENTED_OUT.sub("", production_example()))
@@ -52,6 +53,7 @@ def test_the_production_example_comments_out_nothing_but_defaults(tmp_path: Path
     uncommented = tomllib.loads(COMMENTED_OUT.sub("", text))
     given = tomllib.loads(text)
     without_default = {"instance_id", "python_path", "password_file", "tls_ca_file", "tls_cert_file", "tls_key_file"}
+    without_default |= {"server_url", "token_file", "ca_file"}
     for section, kind in SECTIONS.items():
         defaults = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(kind()).items()}
         shown = {key: value for key, value in uncommented[section].items() if key not in given.get(section, {})}

@@ -177,6 +177,43 @@ def test_a_tls_key_needs_its_certificate() -> None:
     assert told == ["[store] tls_key_file: needs tls_cert_file beside it"]
 
 
+@pytest.mark.parametrize("url", ["http://x", "https://ff.example.org/", "http://[::1]:8080/behind/a/proxy"])
+def test_server_urls_of_every_kind_are_accepted(url: str) -> None:
+    assert ClaimConfig(source="server", server_url=url).server_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("ff.example.org", "must begin with http:// or https://"),
+        ("redis://x", "must begin with http:// or https://"),
+        ("http://a b", "must not contain white space or control characters"),
+        ("http://[::1", "is not a URL: look at its brackets and special characters"),
+        ("http://", "names no host; write it as in https://flowfabric.example.org"),
+        ("http://x:0", "must have a port from 1 to 65535"),
+        ("http://x:port/", "must have a port from 1 to 65535"),
+        ("http://x/?", "must not have anything after the path"),
+        ("http://x/#a", "must not have anything after the path"),
+        (
+            "http://me:hush@x",
+            "must not contain a user name or a password; a bearer token is put into a file, named in token_file",
+        ),
+    ],
+)
+def test_server_urls_that_cannot_work_are_refused(url: str, told: str) -> None:
+    assert problems(ClaimConfig, source="server", server_url=url) == [f"[claim] server_url: {told}"]
+
+
+def test_asking_a_server_needs_to_know_where_it_is() -> None:
+    assert problems(ClaimConfig, source="server") == ['[claim] server_url: must be given when source is "server"']
+
+
+def test_certificates_to_trust_need_a_tls_server() -> None:
+    told = problems(ClaimConfig, source="server", server_url="http://x", ca_file=Path("ca.pem"))
+    assert told == ["[claim] ca_file: needs a server_url that begins with https://"]
+    assert ClaimConfig(source="server", server_url="https://x", ca_file=Path("ca.pem")).ca_file == Path("ca.pem")
+
+
 def test_a_user_name_has_no_white_space() -> None:
     told = problems(StoreConfig, username="a b")
     assert told == ['[store] username: must not contain white space or control characters, got "a b"']
@@ -199,6 +236,8 @@ def test_a_value_is_not_blamed_for_not_fitting_a_wrong_one() -> None:
         (partial(LeaseConfig, margin_ms=1), "ttl_ms", 1_000, 86_400_000),
         (partial(LeaseConfig, ttl_ms=86_400_000), "margin_ms", 1, 28_800_000),
         (ClaimConfig, "poll_interval_ms", 1, 3_600_000),
+        (ClaimConfig, "grant_ttl_ms", 1, 60_000),
+        (ClaimConfig, "server_timeout_s", 0.1, 3600.0),
         (ChildrenConfig, "count", 0, 4096),
         (ChildrenConfig, "timeout_s", 0.0, 366 * 86_400.0),
         (ChildrenConfig, "grace_s", 0.0, 86_400.0),
@@ -230,7 +269,11 @@ def test_several_mistakes_in_one_section_are_told_at_once() -> None:
 
 
 def test_what_may_be_secret_is_not_in_the_representation() -> None:
-    config = Config(store=StoreConfig(password="hush"), children=ChildrenConfig(environment={"KEY": "hush"}))
+    config = Config(
+        store=StoreConfig(password="hush"),
+        claim=ClaimConfig(token="hush"),
+        children=ChildrenConfig(environment={"KEY": "hush"}),
+    )
     assert "hush" not in repr(config)
 
 

@@ -137,6 +137,40 @@ def test_a_password_file_named_by_a_variable_is_told_by_that_name(tmp_path: Path
     assert told.endswith('none" cannot be read: No such file or directory')
 
 
+# --- the token ----------------------------------------------------------------------------------------------------
+
+
+def test_the_token_is_found_like_the_password(tmp_path: Path, credentials: dict[str, str]) -> None:
+    (tmp_path / "token").write_text("from-the-file\n")
+    environ = credentials | {"FFSUPER_CLAIM_TOKEN": "from-the-variable"}
+    result = loaded(tmp_path, LEAST, environ)
+    assert (result.config.claim.token, result.origins["[claim] token"]) == (
+        "from-the-variable",
+        "FFSUPER_CLAIM_TOKEN",
+    )
+    Path(credentials["CREDENTIALS_DIRECTORY"], "claim_token").write_text("from-the-credential\n")
+    result = loaded(tmp_path, LEAST, environ)
+    assert (result.config.claim.token, result.origins["[claim] token"]) == (
+        "from-the-credential",
+        "credential claim_token",
+    )
+    result = loaded(tmp_path, LEAST + '[claim]\ntoken_file = "token"', environ)
+    assert (result.config.claim.token, result.config.store.password) == ("from-the-file", "from the credential")
+    assert ("[claim] token", '"********"', "worker.toml: [claim] token_file") in describe(result)
+
+
+@pytest.mark.parametrize("token", [" hush", "hu sh", "hush\t", "h\u00fcsh"])
+def test_a_token_that_cannot_stand_in_a_header_is_refused_and_not_repeated(tmp_path: Path, token: str) -> None:
+    (told,) = problems(tmp_path, LEAST, {"FFSUPER_CLAIM_TOKEN": token})
+    assert told == "FFSUPER_CLAIM_TOKEN: the token must be printable ASCII without spaces"
+
+
+def test_a_token_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, LEAST + '[claim]\ntoken = "hush"')
+    assert told.startswith("worker.toml: [claim] token: must not be in the file")
+    assert "hush" not in told
+
+
 # --- origins ------------------------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 
 import trio
 
-from ffsuper.channels import Assignment, Candidates, LeaseEnd, LeaseNews, Slot, Track
+from ffsuper.channels import Assignment, Candidates, Demand, LeaseEnd, LeaseNews, Slot, Track
 from ffsuper.errors import RefusedError, StoreError
 from ffsuper.messages import Candidate, Claim
 from ffsuper.store.claims import ClaimDoubtError, Claims
@@ -20,6 +21,8 @@ LOG = logging.getLogger(__name__)
 CLAIMS_PER_CALL = 8
 # Candidates read longer ago than this have probably been taken, or overtaken by more urgent ones.
 FRESH_S = 0.25
+# A grant that is refused lapsed, or is one for another store; then each keeps an execution from everybody.
+REFUSED_GRANT_PAUSE_S = 1.0
 
 
 async def run(
@@ -28,20 +31,27 @@ async def run(
     slots: trio.MemoryReceiveChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
     now_s: Callable[[], float],
+    demands: trio.MemorySendChannel[Demand] | None = None,
 ) -> None:
     """Claim executions for offered slots; return when ``slots`` or ``candidates`` closes.
 
     The slots come first: a grant is consumed and a lease runs down only when something can run the execution.
+
+    Args:
+        demands: where candidates come only when they are asked for; has room for any number of messages.
     """
     outage = Outage(LOG)
     fresh = FreshCandidates(candidates, now_s)
-    async with candidates, slots, leases:
+    async with candidates, slots, leases, demands or nullcontext():
+        wishes = Wishes(demands)
         async for slot in slots:
             held = [slot]
             try:
                 while held:
                     take_ready(slots, held)
+                    wishes.tell(len(held))
                     chosen = await fresh.take(len(held))
+                    wishes.take(len(held), chosen)
                     take_ready(slots, held)
                     await claim_for(claims, chosen, held, leases, outage)
             except trio.EndOfChannel:
@@ -60,6 +70,27 @@ def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None
             return
 
 
+class Wishes:
+    """Keeps the asker's idea of how many slots wait for a candidate equal to ours."""
+
+    def __init__(self, demands: trio.MemorySendChannel[Demand] | None) -> None:
+        self._demands = demands
+        self._told = 0
+
+    def tell(self, waiting: int) -> None:
+        """Say how many slots wait, unless that is known."""
+        if self._demands is not None and waiting != self._told:
+            # When the asker has ended, the candidates are about to.
+            with suppress(trio.BrokenResourceError):
+                self._demands.send_nowait(Demand(waiting - self._told))
+            self._told = waiting
+
+    def take(self, held: int, chosen: Sequence[Candidate]) -> None:
+        """Count the slots for which there is something now. Of what it granted the asker knows."""
+        self._told -= sum(one.is_granted for one in chosen)
+        self.tell(held - len(chosen))
+
+
 class FreshCandidates:
     """What is left of the last candidates, as long as it is fresh."""
 
@@ -75,11 +106,15 @@ class FreshCandidates:
         Raises:
             trio.EndOfChannel: there will be no more.
         """
-        while not self._left or self._now_s() - self._read_at_s > FRESH_S:
+        while not self._left or self._is_stale():
             latest = await self._candidates.receive()
             self._left = deque(latest.found)
             self._read_at_s = latest.read_at_s
         return [self._left.popleft() for _ in range(min(count, len(self._left)))]
+
+    def _is_stale(self) -> bool:
+        """Tell whether the rest is not worth claiming. What is granted is ours until the grant lapses."""
+        return not self._left[0].is_granted and self._now_s() - self._read_at_s > FRESH_S
 
 
 async def claim_for(
@@ -98,6 +133,10 @@ async def claim_for(
                 await assign(result, held.pop(), leases)
             case ClaimDoubtError():
                 doubts.append(result)
+            case RefusedError() if candidate.is_granted:
+                outage.over()
+                LOG.warning("grant refused", extra={"execution": candidate.execution_id, "code": result.code})
+                await trio.sleep(REFUSED_GRANT_PAUSE_S)
             case RefusedError():
                 outage.over()
                 LOG.debug("not claimed", extra={"execution": candidate.execution_id, "code": result.code})

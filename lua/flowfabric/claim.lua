@@ -190,7 +190,9 @@ register('ff_claim_resumed_execution', function(keys, args)
     'worker_instance_id', lease.worker_instance_id,
     'suspended_at', '',
     'suspension_id', '')
-  write_lease(core, claim_grant, lease_current, lease)
+  write_lease(core, claim_grant, lease_current, lease,
+    'lease_expired_at', '',
+    'lease_revoke_reason', '')
   redis.call('ZREM', eligible, execution_id)
   index_lease(lease_expiry, worker_leases, active, lease)
   if timeout_ms > 0 then

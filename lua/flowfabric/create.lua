@@ -13,11 +13,11 @@ local function require_capability_token(token)
   end
 end
 
--- A member of a decoded value, nil when it has none. Null counts as absent: the reference refuses it, although its own
--- clients write it.
-local function json_member(json, name)
-  if type(json) == 'table' and json[name] ~= cjson.null then
-    return json[name]
+-- What a decoded policy requires of the worker, nil for nothing. Null counts as absent: the reference refuses it,
+-- although its own clients write it.
+local function routing_requirements(policy)
+  if type(policy) == 'table' and policy.routing_requirements ~= cjson.null then
+    return policy.routing_requirements
   end
 end
 
@@ -30,13 +30,13 @@ local function required_capabilities(policy_json)
   if not is_readable then
     refuse('invalid_policy_json', 'malformed')
   end
-  local routing = json_member(policy, 'routing_requirements')
+  local routing = routing_requirements(policy)
   if routing == nil then
     return ''
   elseif type(routing) ~= 'table' then
     refuse('invalid_policy_json', 'routing_requirements:not_object')
   end
-  local required = json_member(routing, 'required_capabilities')
+  local required = routing.required_capabilities
   if required == nil then
     return ''
   elseif type(required) ~= 'table' then

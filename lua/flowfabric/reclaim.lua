@@ -2,27 +2,12 @@
 
 local DEFAULT_MAX_RECLAIMS = 100
 
--- Takes the execution from the worker instance that held it. Its set is found here: the caller passes the new one's.
-local function leave_holder(core, instance_id, execution_id)
-  if is_set(instance_id) then
-    redis.call('SREM', worker_leases_key(tag_of(core), instance_id), execution_id)
-  end
-end
-
 -- Ends an execution that has been reclaimed as often as it may be. Unlike a failure that the holder reports, this
--- leaves the times of the lease in the record.
--- holder: {lease_id, lease_epoch, attempt_index, worker_instance_id}, the record's
-local function end_unreclaimable(keys, execution_id, holder, lane_id, flow_id, now)
-  local core, attempt, stream_meta, lease_current, lease_history = keys[1], keys[3], keys[4], keys[8], keys[9]
-  local lease_expiry, worker_leases, active = keys[10], keys[11], keys[12]
-  local attempt_timeout, execution_deadline = keys[13], keys[14]
-  if is_set(holder.attempt_index) then
-    redis.call('HSET', attempt,
-      'attempt_state', 'ended_failure',
-      'ended_at', now,
-      'failure_reason', 'max_reclaims_exceeded')
-  end
-  close_stream(stream_meta, 'attempt_failure', now)
+-- leaves the times of the lease in the record, and the attempt and its stream as they are; nothing is published.
+-- instance_id: the old holder's, whose set is found here: the caller passes the new one's
+local function end_unreclaimable(keys, execution_id, instance_id, lane_id, now)
+  local core, lease_current, lease_expiry, worker_leases, active = keys[1], keys[8], keys[10], keys[11], keys[12]
+  local attempt_timeout, execution_deadline, tag = keys[13], keys[14], tag_of(keys[1])
   redis.call('HSET', core,
     'lifecycle_phase', 'terminal',
     'ownership_state', 'unowned',
@@ -40,17 +25,11 @@ local function end_unreclaimable(keys, execution_id, holder, lane_id, flow_id, n
     'last_transition_at', now,
     'last_mutation_at', now)
   release_lease(lease_current, lease_expiry, worker_leases, active, attempt_timeout, execution_id)
-  leave_holder(core, holder.worker_instance_id, execution_id)
+  if is_set(instance_id) then
+    redis.call('SREM', worker_leases_key(tag, instance_id), execution_id)
+  end
   redis.call('ZREM', execution_deadline, execution_id)
-  redis.call('ZADD', lane_index_key(tag_of(core), lane_id, 'terminal'), now, execution_id)
-  append_history(lease_history,
-    'event', 'released',
-    'lease_id', holder.lease_id or '',
-    'lease_epoch', holder.lease_epoch,
-    'attempt_index', holder.attempt_index,
-    'reason', 'max_reclaims_exceeded',
-    'ts', now)
-  publish_completion(flow_id, execution_id, 'failed')
+  redis.call('ZADD', lane_index_key(tag, lane_id, 'terminal'), now, execution_id)
 end
 
 -- ff_reclaim_execution: end the attempt whose lease is over, and begin another under a new lease.
@@ -64,7 +43,7 @@ end
 --       8 lease_current       hash
 --       9 lease_history       stream
 --      10 lease_expiry        zset    execution id -> lease expiry
---      11 worker_leases       set     executions of the new worker instance; the old one's is found here
+--      11 worker_leases       set     executions of the new worker instance; the old one's keeps the execution
 --      12 active              zset    the lane's
 --      13 attempt_timeout     zset    execution id -> timeout; loses the old attempt's, if passed
 --      14 execution_deadline  zset    execution id -> deadline
@@ -85,18 +64,16 @@ register('ff_reclaim_execution', function(keys, args)
   local active, attempt_timeout, execution_id = keys[12], keys[13], args[1]
   local ttl_ms = number_argument(args[6], 'lease_ttl_ms')
   local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'lease_reclaim_count',
-    'total_attempt_count', 'current_lease_id', 'current_lease_epoch', 'current_attempt_index',
-    'current_worker_instance_id', 'lane_id', 'current_lane', 'flow_id')
-  local ownership, old_epoch, old_index = record[2], record[6] or '0', record[7] or ''
+    'total_attempt_count', 'current_lease_epoch', 'current_attempt_index', 'current_worker_instance_id', 'lane_id',
+    'current_lane')
+  local ownership, old_epoch, old_index = record[2], record[5] or '0', record[6] or ''
   if record[1] ~= 'active' or (ownership ~= 'lease_expired_reclaimable' and ownership ~= 'lease_revoked') then
     refuse('execution_not_reclaimable')
   end
   local now_ms, reclaims = server_time_ms(), stored_number(record[3])
   if reclaims >= policy_number(core, 'max_reclaim_count', DEFAULT_MAX_RECLAIMS) then
     require_keys(keys, 14)
-    local holder = { lease_id = record[5], lease_epoch = old_epoch, attempt_index = old_index,
-      worker_instance_id = record[8] }
-    end_unreclaimable(keys, execution_id, holder, record[9] or record[10] or 'default', record[11], tostring(now_ms))
+    end_unreclaimable(keys, execution_id, record[7], record[8] or record[9] or 'default', tostring(now_ms))
     refuse('max_retries_exhausted')
   end
   require_grant(claim_grant, args[2])
@@ -119,8 +96,9 @@ register('ff_reclaim_execution', function(keys, args)
     'current_attempt_index', attempt_index,
     'current_attempt_id', attempt_id,
     'total_attempt_count', tostring(index + 1),
-    'lease_reclaim_count', tostring(reclaims + 1))
-  leave_holder(core, record[8], execution_id)
+    'lease_reclaim_count', tostring(reclaims + 1),
+    'lease_expired_at', '',
+    'lease_revoke_reason', '')
   index_lease(lease_expiry, worker_leases, active, lease)
   if attempt_timeout then -- the reference answers without it
     redis.call('ZREM', attempt_timeout, execution_id)

@@ -67,10 +67,7 @@ local function write_lease(core, claim_grant, lease_current, lease, ...)
     'lease_expires_at', lease.expires_at,
     'lease_last_renewed_at', lease.now,
     'lease_renewal_deadline', lease.renewal_deadline,
-    -- The reference's first claim keeps these three, and a lease_revoked_at that is left over stops every renewal.
-    'lease_expired_at', '',
-    'lease_revoked_at', '',
-    'lease_revoke_reason', '',
+    'lease_revoked_at', '', -- kept by the reference's first claim, where it stops every renewal of the new lease
     'last_transition_at', lease.now,
     'last_mutation_at', lease.now, ...)
 end

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
 import trio.testing
 
 from ffsuper.actors import claimer
-from ffsuper.channels import Assignment, Candidates, LeaseNews, Slot, Track
+from ffsuper.channels import Assignment, Candidates, Demand, LeaseNews, Slot, Track
 from ffsuper.messages import ExecutionId
 from tests.fakes import HOUR_S, FakeStore, candidate
 
@@ -21,12 +22,27 @@ class Ends:
     candidates: trio.MemorySendChannel[Candidates]
     slots: trio.MemorySendChannel[Slot]
     leases: trio.MemoryReceiveChannel[LeaseNews]
+    demands: trio.MemoryReceiveChannel[Demand]
 
     async def offer(self) -> trio.MemoryReceiveChannel[Assignment]:
         """Offer a slot and wait until it is taken."""
         assignments_send, assignments = trio.open_memory_channel[Assignment](1)
         await self.slots.send(Slot(assignments_send))
         return assignments
+
+    def wanted(self) -> int:
+        """Return by how many grants more or fewer are wanted than when last asked."""
+        changes = 0
+        while True:
+            try:
+                changes += self.demands.receive_nowait().change
+            except trio.WouldBlock:
+                return changes
+
+    async def grant(self, store: FakeStore, execution: ExecutionId, age_s: float = 0.0) -> None:
+        """Send what a server has granted and wait until it is taken."""
+        granted = replace(candidate(store.records[execution]), is_granted=True, execution_kind="")
+        await self.candidates.send(Candidates((granted,), trio.current_time() - age_s))
 
     async def find(self, store: FakeStore, *executions: ExecutionId) -> None:
         """Send candidates and wait until they are taken."""
@@ -35,16 +51,20 @@ class Ends:
 
 
 @asynccontextmanager
-async def claiming(store: FakeStore) -> AsyncIterator[Ends]:
+async def claiming(store: FakeStore, *, asks: bool = False) -> AsyncIterator[Ends]:
     """Run a claimer, with somebody to take its lease news."""
     candidates_send, candidates = trio.open_memory_channel[Candidates](0)
     slots_send, slots = trio.open_memory_channel[Slot](0)
     leases_send, leases = trio.open_memory_channel[LeaseNews](100)
+    demands_send, demands = trio.open_memory_channel[Demand](math.inf)
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(claimer.run, store.claims, candidates, slots, leases_send, trio.current_time)
+            nursery.start_soon(
+                claimer.run,
+                *(store.claims, candidates, slots, leases_send, trio.current_time, demands_send if asks else None),
+            )
             async with candidates_send, slots_send:
-                yield Ends(candidates_send, slots_send, leases)
+                yield Ends(candidates_send, slots_send, leases, demands)
                 nursery.cancel_scope.cancel()
 
 
@@ -201,3 +221,80 @@ async def test_it_ends_when_there_are_no_more_slots(autojump_clock: trio.testing
         await ends.slots.aclose()
         with pytest.raises(trio.BrokenResourceError):
             await ends.find(store, execution)
+
+
+# --- where work has to be asked for -------------------------------------------------------------------------------
+
+
+async def test_it_wants_as_much_as_it_holds_slots_for(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    first, second, third = (store.add(number) for number in range(3))
+    async with claiming(store, asks=True) as ends:
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == 0
+        assignments = await ends.offer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == 1
+        await ends.grant(store, first)
+        assert (await assignments.receive()).claim.lease.execution_id == first
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == 0  # the asker counts what it has granted
+        for execution in (second, third):
+            assignments = await ends.offer()
+            await trio.testing.wait_all_tasks_blocked()
+            assert ends.wanted() == 1
+            await ends.grant(store, execution)
+            await assignments.receive()
+
+
+async def test_a_slot_that_something_else_fills_wants_nothing_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    expired = store.add(1)
+    store.records[expired].state = "expired"
+    async with claiming(store, asks=True) as ends:
+        assignments = await ends.offer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == 1
+        await ends.find(store, expired)
+        await assignments.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == -1
+
+
+async def test_a_grant_does_not_get_stale(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    execution = store.add(1)
+    async with claiming(store, asks=True) as ends:
+        assignments = await ends.offer()
+        await ends.grant(store, execution, age_s=5.0)
+        assert (await assignments.receive()).claim.lease.execution_id == execution
+
+
+async def test_a_refused_grant_is_told_and_another_is_wanted_after_a_pause(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FakeStore()
+    gone = store.add(1)
+    store.records[gone].state = "cancelled"
+    async with claiming(store, asks=True) as ends:
+        await ends.offer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert ends.wanted() == 1
+        await ends.grant(store, gone)
+        await trio.sleep(claimer.REFUSED_GRANT_PAUSE_S / 2)
+        assert ends.wanted() == 0
+        await trio.sleep(claimer.REFUSED_GRANT_PAUSE_S)
+        assert ends.wanted() == 1
+        assert [record.message for record in caplog.records] == ["grant refused"]
+
+
+async def test_it_ends_as_usual_when_the_asker_has_ended(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    async with claiming(store, asks=True) as ends:
+        ends.demands.close()
+        assignments = await ends.offer()
+        await ends.candidates.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await assignments.receive()

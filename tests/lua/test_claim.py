@@ -64,9 +64,7 @@ def test_a_claim_writes_exactly_this(world: World) -> None:
             "current_lane": LANE,
             "lease_acquired_at": now,
             **{f"lease_{name}": value for name, value in times.items()},
-            "lease_expired_at": "",
             "lease_revoked_at": "",
-            "lease_revoke_reason": "",
             "started_at": now,
             "pending_retry_reason": "",
             "pending_replay_reason": "",
@@ -181,13 +179,13 @@ def test_reasons_that_are_missing_are_empty(world: World) -> None:
     assert (attempt["retry_reason"], attempt["previous_attempt_index"]) == ("", "")
 
 
-def test_a_claim_empties_the_marks_of_an_earlier_lease_with_which_the_reference_stops_every_renewal(
+def test_a_claim_empties_the_mark_of_a_revoked_lease_with_which_the_reference_stops_every_renewal(
     world: World,
 ) -> None:
     keys = claimable(world, lease_expired_at="5", lease_revoked_at="6", lease_revoke_reason="operator")
     found = claimed(keys, call_claim(world, keys))
     core = world.value(keys.core)
-    assert [core[f"lease_{name}"] for name in ("expired_at", "revoked_at", "revoke_reason")] == ["", "", ""]
+    assert [core[f"lease_{name}"] for name in ("expired_at", "revoked_at", "revoke_reason")] == ["5", "", "operator"]
     renewal = world.call(
         "ff_renew_lease",
         [keys.core, keys.part("lease:current"), keys.part("lease:history"), keys.partition.index("lease_expiry")],

@@ -115,19 +115,9 @@ def test_a_reclaim_writes_exactly_this(world: World, lost: dict[str, str]) -> No
     }
     assert c.removed == {
         keys.part("claim_grant"): granted,
-        keys.partition.worker_leases(WORKER): {keys.id},
         keys.partition.index("attempt_timeout"): timeout,
     }
     assert world.expiries() == {}
-
-
-def test_the_old_worker_loses_the_execution_where_the_reference_keeps_it_in_its_set_for_good(world: World) -> None:
-    keys = reclaimable(world).keys
-    world.command("SADD", keys.partition.worker_leases(WORKER), "another")
-    grant_reclaim(world, keys)
-    call_reclaim(world, keys)
-    assert world.value(keys.partition.worker_leases(WORKER)) == {"another"}
-    assert world.value(keys.partition.worker_leases(RECLAIMER)) == {keys.id}
 
 
 def test_a_worker_that_reclaims_from_itself_keeps_the_execution(world: World) -> None:

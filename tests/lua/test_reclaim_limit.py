@@ -17,13 +17,19 @@ from tests.lua.executions import (
     lane_key,
     reclaimable,
 )
-from tests.lua.holders import FLOW, poison, published, since
+from tests.lua.holders import FLOW, poison, since
 from tests.lua.suspensions import UNSET, nothing_published, put
 from tests.lua.world import World
 
 READ = (
-    *("lifecycle_phase", "ownership_state", "lease_reclaim_count", "current_lease_id", "current_lease_epoch"),
-    *("current_attempt_index", "current_worker_instance_id", "lane_id", "flow_id"),
+    *(
+        "lifecycle_phase",
+        "ownership_state",
+        "lease_reclaim_count",
+        "current_worker_instance_id",
+        "lane_id",
+        "flow_id",
+    ),
 )
 
 
@@ -67,11 +73,8 @@ def test_a_limit_that_is_no_number_counts_as_none_where_the_reference_can_never_
 
 
 @pytest.mark.parametrize("lost", [EXPIRED, REVOKED], ids=["expired", "revoked"])
-def test_at_the_limit_the_execution_fails_with_its_attempt_its_stream_and_its_history(
-    world: World, lost: dict[str, str]
-) -> None:
-    old = reclaimable(world, policy=policy_with(3), **lost, lease_reclaim_count="3")
-    keys = old.keys
+def test_at_the_limit_the_execution_fails_and_its_attempt_stays_as_it_is(world: World, lost: dict[str, str]) -> None:
+    keys = reclaimable(world, policy=policy_with(3), **lost, lease_reclaim_count="3", flow_id=FLOW).keys
     put(world, keys.stream_meta(0), closed_at="")
     put(world, keys.part("claim_grant"), worker_id="another")
     world.command("SADD", keys.partition.worker_leases(RECLAIMER), keys.id)
@@ -81,7 +84,7 @@ def test_at_the_limit_the_execution_fails_with_its_attempt_its_stream_and_its_hi
         reply = call_reclaim(world, keys)
     now = since(before, world, c.written[keys.core]["completed_at"])
     assert reply == [0, "max_retries_exhausted"]
-    # The times of the lease stay in the record, and a grant stays where it is.
+    # The times of the lease stay in the record, and a grant where it is. A flow's sweep finds the failed member.
     assert c.written == {
         keys.core: {
             "lifecycle_phase": "terminal",
@@ -100,18 +103,6 @@ def test_at_the_limit_the_execution_fails_with_its_attempt_its_stream_and_its_hi
             "last_transition_at": now,
             "last_mutation_at": now,
         },
-        keys.attempt(0): {
-            "attempt_state": "ended_failure",
-            "ended_at": now,
-            "failure_reason": "max_reclaims_exceeded",
-        },
-        keys.stream_meta(0): {"closed_at": now, "closed_reason": "attempt_failure"},
-        keys.part("lease:history"): [
-            (
-                *("event", "released", "lease_id", old.lease_id, "lease_epoch", "1"),
-                *("attempt_index", "0", "reason", "max_reclaims_exceeded", "ts", now),
-            )
-        ],
         lane_key(keys, "terminal"): {keys.id: float(now)},
     }
     assert c.removed.keys() == {
@@ -120,15 +111,6 @@ def test_at_the_limit_the_execution_fails_with_its_attempt_its_stream_and_its_hi
         lane_key(keys, "active"),
         keys.part("lease:current"),
     }
-
-
-def test_at_the_limit_a_flow_learns_of_the_failure_which_the_reference_never_tells(world: World) -> None:
-    keys = reclaimable(world, policy=policy_with(0), flow_id=FLOW).keys
-    with published(world) as messages:
-        assert call_reclaim(world, keys) == [0, "max_retries_exhausted"]
-    assert [json.loads(message) for message in messages] == [
-        {"execution_id": keys.id, "flow_id": FLOW, "outcome": "failed"}
-    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Asks a FlowFabric server for work, in place of looking for it in the store.
+
+A grant keeps its execution from all other workers until it is used or lapses, so the server is asked only while a
+slot waits for the answer. Claimers say how many slots wait; a granted candidate that is handed over is one less. When
+a reclaimed execution fills the slot while the server is being asked, the grant waits for the next slot, or lapses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+import trio
+
+from ffsuper.channels import Candidates, Demand
+from ffsuper.errors import ServerAwayError, ServerError
+from ffsuper.grants import Grants
+from ffsuper.messages import LaneId
+from ffsuper.sansio.backoff import Backoff
+
+LOG = logging.getLogger(__name__)
+
+AWAY = Backoff(first_s=0.05, longest_s=2.0)
+# Somebody has to mend something first.
+REFUSED = Backoff(first_s=1.0, longest_s=30.0)
+
+
+async def run(
+    grants: Grants,
+    lanes: Sequence[LaneId],
+    poll_interval_s: float,
+    demands: trio.MemoryReceiveChannel[Demand],
+    candidates: trio.MemorySendChannel[Candidates],
+    now_s: Callable[[], float],
+) -> None:
+    """Ask for one execution at a time, lanes in turn, while any are wanted; pause when no lane had one.
+
+    Returns when ``demands`` or ``candidates`` closes.
+    """
+    patience = Patience()
+    turns = itertools.cycle(lanes)
+    fruitless = 0
+    wanted = 0
+    async with demands, candidates:
+        while True:
+            try:
+                wanted = await wait_wanted(demands, wanted)
+                found = await grants.ask(next(turns))
+                patience.over()
+                if found is not None:
+                    fruitless = 0
+                    await candidates.send(Candidates((found,), now_s()))
+                    wanted -= 1
+                    continue
+            except (trio.EndOfChannel, trio.BrokenResourceError):
+                return
+            except ServerError as error:
+                await patience.wait(error)
+                continue
+            fruitless += 1
+            if fruitless >= len(lanes):
+                fruitless = 0
+                await trio.sleep(poll_interval_s * (0.75 + 0.5 * random.random()))
+
+
+async def wait_wanted(demands: trio.MemoryReceiveChannel[Demand], wanted: int) -> int:
+    """Take in what claimers have said; return how many are wanted, once it is at least one.
+
+    Raises:
+        trio.EndOfChannel: nothing will be wanted any more.
+    """
+    while True:
+        try:
+            wanted += demands.receive_nowait().change
+        except trio.WouldBlock:
+            if wanted > 0:
+                return wanted
+            wanted += (await demands.receive()).change
+
+
+class Patience:
+    """Pauses while the server does not help, longer each time.
+
+    Logs once when it goes away, in whatever ways it is away; and each refusal that is not the last one again.
+    """
+
+    def __init__(self) -> None:
+        self._last: ServerError | None = None
+        self._backoff = AWAY
+
+    async def wait(self, error: ServerError) -> None:
+        """Pause before the next try."""
+        is_away = isinstance(error, ServerAwayError)
+        is_new = type(error) is not type(self._last)
+        if is_new:
+            self._backoff = AWAY if is_away else REFUSED
+        if is_new and is_away:
+            LOG.warning("server away", extra={"error": error})
+        elif not is_away and (is_new or str(error) != str(self._last)):
+            LOG.error("server refuses", extra={"error": error})
+        self._last = error
+        pause_s = self._backoff.pause_s(random.random())
+        self._backoff = self._backoff.failed()
+        await trio.sleep(pause_s)
+
+    def over(self) -> None:
+        """Note that the server has answered."""
+        if self._last is not None:
+            LOG.info("server back", extra={"tries": self._backoff.tries})
+            self._last = None

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+
+from ffsuper.actors import asker
+from ffsuper.channels import Candidates, Demand
+from ffsuper.errors import ServerAwayError, ServerError, ServerRefusedError
+from ffsuper.grants import Grants
+from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
+from tests.fakes import HOUR_S
+
+LANES = (LaneId("a"), LaneId("b"))
+POLL_S = 10.0
+
+
+class FakeGrants(Grants):
+    """Grants what is waiting in each lane.
+
+    Attributes:
+        waiting: executions by lane.
+        asked: the lane of each request, and when it came.
+        takes_s: how long an answer takes.
+        error: raised in place of an answer.
+    """
+
+    def __init__(self, **waiting: int) -> None:
+        self.waiting = Counter(waiting)
+        self.asked: list[tuple[str, float]] = []
+        self.takes_s = 0.0
+        self.error: ServerError | None = None
+
+    async def ask(self, lane: LaneId) -> Candidate | None:
+        self.asked.append((lane, trio.current_time()))
+        await trio.sleep(self.takes_s)
+        if self.error:
+            raise self.error
+        if not self.waiting[lane]:
+            return None
+        self.waiting[lane] -= 1
+        execution = ExecutionId(f"{{fp:0}}:{lane}-{self.waiting[lane]}")
+        return Candidate(execution, lane, ClaimKind.NEW, "", is_granted=True)
+
+
+@dataclass
+class Ends:
+    """The far ends of the asker's channels."""
+
+    demands: trio.MemorySendChannel[Demand]
+    candidates: trio.MemoryReceiveChannel[Candidates]
+
+    async def found(self) -> ExecutionId:
+        """Take one candidate."""
+        (candidate,) = (await self.candidates.receive()).found
+        assert candidate.is_granted
+        return candidate.execution_id
+
+
+@asynccontextmanager
+async def asking(grants: FakeGrants, lanes: tuple[LaneId, ...] = LANES) -> AsyncIterator[Ends]:
+    demands_send, demands = trio.open_memory_channel[Demand](math.inf)
+    candidates_send, candidates = trio.open_memory_channel[Candidates](0)
+    with trio.fail_after(10 * HOUR_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asker.run, grants, lanes, POLL_S, demands, candidates_send, trio.current_time)
+            async with demands_send, candidates:
+                yield Ends(demands_send, candidates)
+                nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_asked_before_something_is_wanted(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(a=1)
+    async with asking(grants):
+        await trio.sleep(HOUR_S)
+        assert grants.asked == []
+
+
+async def test_no_more_is_asked_for_than_is_wanted(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(a=5, b=5)
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(2))
+        await ends.demands.send(Demand(1))
+        for _ in range(3):
+            await ends.found()
+        await trio.sleep(HOUR_S)
+        assert grants.waiting.total() == 7
+        assert len(grants.asked) == 3
+
+
+async def test_what_is_not_wanted_any_more_is_not_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(a=5)
+    async with asking(grants) as ends:
+        ends.demands.send_nowait(Demand(2))
+        ends.demands.send_nowait(Demand(-2))
+        await trio.sleep(HOUR_S)
+        assert grants.asked == []
+
+
+async def test_a_grant_that_came_too_late_waits_for_the_next_slot(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(a=2)
+    grants.takes_s = 1.0
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(0.5)
+        await ends.demands.send(Demand(-1))
+        await trio.sleep(5)
+        await ends.demands.send(Demand(1))
+        await ends.found()
+        await trio.sleep(HOUR_S)
+        assert len(grants.asked) == 1
+
+
+async def test_lanes_are_asked_in_turn(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(a=3, b=3)
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(4))
+        found = [await ends.found() for _ in range(4)]
+        assert [lane for lane, _ in grants.asked] == ["a", "b", "a", "b"]
+        assert len(set(found)) == 4
+
+
+async def test_an_empty_lane_does_not_keep_another_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants(b=3)
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(3))
+        for _ in range(3):
+            await ends.found()
+        assert trio.current_time() == grants.asked[0][1]
+
+
+async def test_idle_lanes_are_asked_once_in_an_interval(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants()
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(100 * POLL_S)
+        assert 85 < len(grants.asked) / 2 < 120
+        assert len({at_s for _, at_s in grants.asked}) == len(grants.asked) / 2
+
+
+def tell(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.message) for record in caplog.records]
+
+
+async def test_a_server_that_is_away_is_asked_again_soon_and_told_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    grants = FakeGrants(a=2)
+    grants.error = ServerAwayError("503")
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(2))
+        await trio.sleep(HOUR_S)
+        assert 1_800 < len(grants.asked) < 3_700
+        grants.error = None
+        await ends.found()
+        assert tell(caplog) == [("WARNING", "server away"), ("INFO", "server back")]
+        assert grants.asked[1][1] - grants.asked[0][1] < 0.1
+
+
+async def test_a_server_that_refuses_is_asked_again_slowly_and_told_as_an_error(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    grants = FakeGrants(a=1)
+    grants.error = ServerRefusedError("401 missing or invalid Authorization header")
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(HOUR_S)
+        assert 110 < len(grants.asked) < 260
+        grants.error = None
+        await ends.found()
+        assert tell(caplog) == [("ERROR", "server refuses"), ("INFO", "server back")]
+
+
+async def test_another_refusal_is_told_too_but_not_another_way_of_being_away(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    grants = FakeGrants()
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(1))
+        for error in (
+            *(ServerAwayError("disconnected"), ServerAwayError("not listening")),
+            *(ServerRefusedError("401"), ServerRefusedError("403")),
+        ):
+            grants.error = error
+            await trio.sleep(100)
+        assert tell(caplog) == [("WARNING", "server away"), ("ERROR", "server refuses"), ("ERROR", "server refuses")]
+
+
+async def test_it_ends_when_nobody_can_want_anything(autojump_clock: trio.testing.MockClock) -> None:
+    async with asking(FakeGrants(a=2)) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.testing.wait_all_tasks_blocked()
+        await ends.demands.aclose()
+        await ends.found()  # it was on its way
+        with pytest.raises(trio.EndOfChannel):
+            await ends.found()
+
+
+async def test_it_ends_when_nobody_takes_candidates(autojump_clock: trio.testing.MockClock) -> None:
+    async with asking(FakeGrants(a=1)) as ends:
+        await ends.candidates.aclose()
+        await ends.demands.send(Demand(1))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError):
+            await ends.demands.send(Demand(1))
+
+
+@pytest.mark.parametrize("waits", ["demand", "answer", "claimer", "interval", "server"])
+async def test_it_is_cancelled_wherever_it_waits(autojump_clock: trio.testing.MockClock, waits: str) -> None:
+    grants = FakeGrants(a=int(waits == "claimer"))
+    grants.takes_s = HOUR_S if waits == "answer" else 0.0
+    grants.error = ServerAwayError("gone") if waits == "server" else None
+    async with asking(grants) as ends:
+        if waits != "demand":
+            await ends.demands.send(Demand(1))
+        await trio.testing.wait_all_tasks_blocked()
