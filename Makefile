@@ -19,6 +19,7 @@ check:
 bench:
 	@.ci/prepare dev
 	@.venv/bin/python -m bench.lua
+	@.venv/bin/python -m bench.worker
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -221,11 +221,11 @@ def described(execution: Execution) -> str:
     lines += [f"{name:10}  {indented(value)}" for name, value in optional.items() if value]
     lines += [f"tag         {name}={value}" for name, value in sorted(execution.tags.items())]
     for attempt in execution.attempts:
-        ended = moment(attempt.get("ended_at", "")) or "running"
+        started, ended = moment(attempt.get("started_at", "")), moment(attempt.get("ended_at", ""))
         lines.append(
             f"attempt {attempt.get('attempt_index', '?'):>2}  {attempt.get('attempt_type', '')}, "
             f"{attempt.get('attempt_state', '')}, on {attempt.get('worker_instance_id', '')}, "
-            f"{moment(attempt.get('started_at', ''))} to {ended}"
+            f"{f'{started} to {ended}' if ended else f'since {started}'}"
         )
         if reason := attempt.get("failure_reason"):
             lines.append(f"            {attempt.get('failure_category', '')}: {indented(reason)}")
