@@ -28,9 +28,7 @@ CANCELLATIONS = 20
 
 
 @contextmanager
-def running(
-    children: int, handlers: str = "tests.system.handlers_for_tests"
-) -> Iterator[tuple[Client, Workers, int]]:
+def running() -> Iterator[tuple[Client, Workers]]:
     """Provide a fresh server with a client, and what starts workers on it."""
     with tempfile.TemporaryDirectory() as name, running_server(Path(name)) as url, Client(url) as client:
         workers = Workers(Path(name), url)
