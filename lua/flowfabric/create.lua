@@ -119,7 +119,7 @@ local function write_submitted(payload, policy, tags, args)
   if args[7] ~= '' then
     redis.call('SET', policy, args[7])
   end
-  local members = args[11] ~= '' and args[11] ~= '{}' and flat_members(args[11])
+  local members = args[11] ~= '' and args[11] ~= '{}' and flat_members(args[11], true)
   if members then
     write_members(tags, members)
   end

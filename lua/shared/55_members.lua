@@ -13,19 +13,26 @@ local function member_text(value)
   return type(value) == 'table' and cjson.encode(value) or tostring(value)
 end
 
-local function flatten(text)
+local function flatten(text, skips)
   local flat = {}
   for name, value in pairs(cjson.decode(text)) do
-    flat[#flat + 1] = tostring(name)
-    flat[#flat + 1] = member_text(value)
+    local is_writable, member = pcall(member_text, value)
+    if is_writable then
+      flat[#flat + 1] = tostring(name)
+      flat[#flat + 1] = member
+    elseif not skips then
+      error(member)
+    end
   end
   return flat
 end
 
 -- Returns the members of a JSON object, or list, as name, value, ...: nested ones as JSON again. Returns nil when
 -- the text is no such thing.
-local function flat_members(text)
-  local is_readable, flat = pcall(flatten, text)
+-- skips: whether to leave out members that cannot be JSON again (infinite numbers are read, but not written), and not
+--        return nil for them
+local function flat_members(text, skips)
+  local is_readable, flat = pcall(flatten, text, skips)
   return is_readable and flat or nil
 end
 

@@ -30,7 +30,7 @@ local function resume_suspended(core, execution_id, indexes, priority, created_a
     redis.call('HSET', core, 'delay_until', tostring(now_ms + delay_ms))
     redis.call('ZADD', indexes.delayed, now_ms + delay_ms, execution_id)
   else
-    local score = eligible_score(tonumber(priority) or 0, tonumber(created_at) or 0)
+    local score = eligible_score(stored_number(priority), stored_number(created_at))
     redis.call('ZADD', indexes.eligible, score, execution_id)
   end
 end

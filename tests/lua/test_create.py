@@ -198,6 +198,11 @@ def test_nested_tags_are_stored_as_json_where_the_reference_stores_an_address(wo
     assert json.loads(world.value(keys.part("tags"))["a"]) == {"b": ["c/d", None]}
 
 
+def test_a_nested_tag_that_cannot_be_json_costs_no_other_tag(world: World) -> None:
+    keys = create(world, tags='{"a":{"b":1e999},"team":"x"}')
+    assert world.value(keys.part("tags")) == {"team": "x"}
+
+
 @pytest.mark.parametrize("count", [999, 1000, 1001, 3999, 4001, 10_000])
 def test_any_number_of_tags_is_stored_where_the_reference_raises_half_way_from_4000_on(
     world: World, count: int

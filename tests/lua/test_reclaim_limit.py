@@ -22,14 +22,8 @@ from tests.lua.suspensions import UNSET, nothing_published, put
 from tests.lua.world import World
 
 READ = (
-    *(
-        "lifecycle_phase",
-        "ownership_state",
-        "lease_reclaim_count",
-        "current_worker_instance_id",
-        "lane_id",
-        "flow_id",
-    ),
+    *("lifecycle_phase", "ownership_state", "lease_reclaim_count", "current_worker_instance_id"),
+    *("lane_id", "flow_id"),
 )
 
 

@@ -123,6 +123,8 @@ def test_a_delay_that_is_no_comparable_number_is_none(world: World) -> None:
     ("core", "score"),
     [
         ({"priority": "", "created_at": "x"}, 0),
+        ({"priority": "nan"}, CREATED_AT),
+        ({"priority": "0", "created_at": "-nan"}, 0),
         ({"priority": "0"}, CREATED_AT),
         ({"priority": "9000", "created_at": "1795404648100"}, -8998204595351900),
     ],
