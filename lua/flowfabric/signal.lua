@@ -70,7 +70,7 @@ local function record_signal(keys, args, observed_effect, now_ms)
   if payload ~= '' then
     redis.call('SET', signal_payload, payload)
   end
-  redis.call('XADD', wp_signals, 'MAXLEN', '~', tonumber(args[16]), '*',
+  redis.call('XADD', wp_signals, 'MAXLEN', '~', tonumber(args[16]) + 0, '*', -- XADD takes no -0; the sum is 0
     'signal_id', signal_id,
     'signal_name', args[4],
     'signal_category', args[5],

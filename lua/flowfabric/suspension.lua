@@ -22,10 +22,10 @@ local NO_TIMEOUT_SCORE = 9999999999999
 -- Nothing updates this summary; the waitpoint counts its signals.
 local NO_SIGNALS_SUMMARY = '{"total_count":0,"matched_count":0,"signal_names":[]}'
 
--- Returns the number of history entries to keep, or nil when XADD would not take it.
+-- Returns the number of history entries to keep, or nil when XADD would not take it. XADD takes no -0; the sum is 0.
 local function history_length_of(value)
   local length = tonumber(value)
-  return length and is_command_integer(length) and length >= 0 and length or nil
+  return length and is_command_integer(length) and length >= 0 and length + 0 or nil
 end
 
 -- Refuses unless the lease holder may suspend. Returns whether an earlier suspension, closed, is still on record.

@@ -131,7 +131,7 @@ def test_a_bad_number_is_refused_where_the_reference_records_half_a_signal(
 
 
 @pytest.mark.parametrize("call", [deliver, buffer])
-@pytest.mark.parametrize(("maxlen", "kept"), [("0", 0), ("1e2", 1), (" 5 ", 1), ("0x10", 1)])
+@pytest.mark.parametrize(("maxlen", "kept"), [("0", 0), ("-0", 0), ("1e2", 1), (" 5 ", 1), ("0x10", 1)])
 def test_the_number_of_arrivals_kept_is_the_callers(world: World, call: Any, maxlen: str, kept: int) -> None:
     token = put_suspended(world, TWO_NAMES)
     assert call(world, token, signal_maxlen=maxlen)[1] == "OK"

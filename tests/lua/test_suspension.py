@@ -304,11 +304,12 @@ def test_an_expired_lease_is_marked_whatever_else_is_wrong(world: World, lease_e
         assert suspend(world, lease_history_maxlen=maxlen) == [0, "lease_expired"]
 
 
-def test_the_length_of_the_lease_history_is_the_callers(world: World) -> None:
+@pytest.mark.parametrize("maxlen", ["5", "0", "-0"])
+def test_the_length_of_the_lease_history_is_the_callers(world: World, maxlen: str) -> None:
     put_active(world)
     for _ in range(150):
         world.command("XADD", HISTORY, "*", "event", "x")
-    suspend(world, lease_history_maxlen="5")
+    assert suspend(world, lease_history_maxlen=maxlen)[1] == "OK"
     assert len(world.value(HISTORY)) < 100
 
 
