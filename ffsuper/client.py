@@ -249,9 +249,8 @@ class Client:
     def waitpoint(self, execution_id: str) -> OpenWaitpoint | None:
         """Return the waitpoint that a suspended execution waits at, with its token; None when it waits at none."""
         known = partition.parse(execution_id)
-        for waitpoint_id in self._run(signals.read_waitpoint_ids(known)):
-            return self._run(signals.read_waitpoint(known, waitpoint_id))
-        return None
+        waitpoint_id = self._run(signals.read_current_waitpoint(known))
+        return self._run(signals.read_waitpoint(known, waitpoint_id)) if waitpoint_id else None
 
     def signal(
         self,

@@ -179,13 +179,10 @@ def url_mistakes(url: str) -> Iterator[str]:
         got = f', got "{scheme}://"' if separator and re.fullmatch("[A-Za-z0-9+.-]*", scheme) else ""
         yield f'must begin with redis://, rediss:// or unix://, or be "embedded"{got}'
         return
-    if has_invisible(url):
-        yield "must not contain white space or control characters"
-        return
     try:
-        parts = urlsplit(url)
-    except ValueError:
-        yield "is not a URL: look at its brackets and special characters"
+        parts = url_parts(url)
+    except ValueError as error:
+        yield str(error)
         return
     if "@" in parts.netloc:
         user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
@@ -196,6 +193,20 @@ def url_mistakes(url: str) -> Iterator[str]:
     if parts.fragment or url.endswith("#"):
         yield 'must not contain "#"'
     yield from socket_mistakes(parts) if scheme == "unix" else server_mistakes(parts)
+
+
+def url_parts(url: str) -> SplitResult:
+    """Take a URL apart.
+
+    Raises:
+        ValueError: it cannot be one; the message says why and repeats nothing of it.
+    """
+    if has_invisible(url):
+        raise ValueError("must not contain white space or control characters")
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise ValueError("is not a URL: look at its brackets and special characters") from None
 
 
 def socket_mistakes(parts: SplitResult) -> Iterator[str]:
@@ -237,13 +248,10 @@ def http_url_mistakes(url: str) -> Iterator[str]:
     if not url.startswith(("http://", "https://")):
         yield "must begin with http:// or https://"
         return
-    if has_invisible(url):
-        yield "must not contain white space or control characters"
-        return
     try:
-        parts = urlsplit(url)
-    except ValueError:
-        yield "is not a URL: look at its brackets and special characters"
+        parts = url_parts(url)
+    except ValueError as error:
+        yield str(error)
         return
     if "@" in parts.netloc:
         yield "must not contain a user name or a password; a bearer token is put into a file, named in token_file"

@@ -15,8 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ffsuper.errors import StoreError, StoreScriptError, StoreUnsuitableError
-from ffsuper.store.wire import Command, Wire
+from ffsuper.errors import StoreScriptError, StoreUnsuitableError
+from ffsuper.store.replies import Call, Part
+from ffsuper.store.wire import Wire
 
 FLOWFABRIC = "flowfabric"
 FFSUPER = "ffsuper"
@@ -98,7 +99,7 @@ def prepare(wire: Wire, mode: Mode) -> None:
         ours_is_newer = mark is not None and mark != own and mark.release <= own.release
         if mode != "never" and (ours_is_newer or (mark is None and mode == "replace")):
             load(wire, name, mode)
-    spoken = answer(wire, ("FCALL", "ff_version", 0))
+    spoken = reply_to(wire, "FCALL", "ff_version", 0)
     if spoken != PROTOCOL_VERSION:
         raise StoreUnsuitableError(
             f"the store holds library flowfabric version {spoken.decode(errors='replace')}, and this worker speaks "
@@ -122,7 +123,7 @@ def load(wire: Wire, name: str, mode: Mode) -> None:
         raise StoreUnsuitableError(
             f'the store lacks library {name}, and [store] library = "never" forbids loading it: set it to "auto"'
         )
-    answer(wire, ("FUNCTION", "LOAD", "REPLACE", assemble(name)))
+    reply_to(wire, "FUNCTION", "LOAD", "REPLACE", assemble(name))
 
 
 def loaded_code(wire: Wire, name: str) -> str | None:
@@ -132,7 +133,7 @@ def loaded_code(wire: Wire, name: str) -> str | None:
         StoreUnsuitableError: the server knows no functions.
     """
     try:
-        found = answer(wire, ("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE"))
+        found = reply_to(wire, "FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
     except StoreScriptError as error:
         raise StoreUnsuitableError(
             f"the store knows no functions ({error}): ffsuper needs Redis 7.0, Valkey 7.2 or later"
@@ -143,13 +144,10 @@ def loaded_code(wire: Wire, name: str) -> str | None:
     return bytes(members[b"library_code"]).decode(errors="replace")
 
 
-def answer(wire: Wire, command: Command) -> Any:
-    """Return the reply to one command.
+def reply_to(wire: Wire, *command: Part) -> Any:
+    """Return the reply to one command as it comes.
 
     Raises:
-        StoreError: instead of an error reply.
+        StoreError: see ``Wire.run``.
     """
-    (reply,) = wire.exchange([command])
-    if isinstance(reply, StoreError):
-        raise reply
-    return reply
+    return wire.run(Call(command, lambda reply: reply))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -127,3 +127,9 @@ def error_of(error: redis.RedisError) -> StoreError:
     if "Function not found" in text:
         return LibraryMissingError("the store has lost the function library")
     return StoreScriptError(text)
+
+
+def text_fields(reply: Sequence[bytes]) -> dict[str, str]:
+    """Return a hash as text; bytes that are no UTF-8 are replaced."""
+    texts = [part.decode(errors="replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))

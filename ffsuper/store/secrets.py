@@ -19,21 +19,13 @@ def install(wire: Wire, partitions: int) -> None:
     Raises:
         StoreError: the store could not be asked.
     """
-    if wire_answer(wire, is_installed(partitions - 1)):
+    if wire.run(is_installed(partitions - 1)):
         return  # the last one: an earlier try that was interrupted is finished
     secret = secrets.token_hex(SECRET_BYTES)
     replies = wire.exchange([install_secret(number, secret).command for number in range(partitions)])
     for reply in replies:
         if isinstance(reply, StoreError) and not isinstance(reply, LibraryMissingError):
             raise reply
-
-
-def wire_answer(wire: Wire, call: Call[bool]) -> bool:
-    """Carry out one call, blocking."""
-    (reply,) = wire.exchange([call.command])
-    if isinstance(reply, StoreError):
-        raise reply
-    return call.parse(reply)
 
 
 def is_installed(partition: int) -> Call[bool]:

@@ -11,7 +11,7 @@ from typing import Any
 from ffsuper.messages import ExecutionId, LaneId, Lease, ReceivedSignal
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, Status, fcall
+from ffsuper.store.replies import Call, Status, fcall, text_fields
 
 # The protocol's: how long an idempotency key is remembered, and how many signals are kept.
 DEDUP_TTL_MS = 86_400_000
@@ -128,10 +128,10 @@ def delivery(status: Status) -> Delivery:
     return Delivery(status.text(0), "duplicate" if status.word == "DUPLICATE" else status.text(1))
 
 
-def read_waitpoint_ids(execution_id: ExecutionId) -> Call[list[str]]:
-    """Read which waitpoints an execution has suspended on, the current one first."""
+def read_current_waitpoint(execution_id: ExecutionId) -> Call[str]:
+    """Read which waitpoint an execution has suspended on; empty when it is on none."""
     core = ExecutionKeys.of(execution_id).core
-    return Call(("HGET", core, "current_waitpoint_id"), lambda reply: [reply.decode()] if reply else [])
+    return Call(("HGET", core, "current_waitpoint_id"), lambda reply: (reply or b"").decode())
 
 
 def read_waitpoint(execution_id: ExecutionId, waitpoint_id: str) -> Call[OpenWaitpoint | None]:
@@ -167,7 +167,7 @@ async def read_matched(
 ) -> tuple[ReceivedSignal, ...]:
     """Return the signals that a waitpoint's condition has taken, in the order of its names."""
     keys = ExecutionKeys.of(execution_id)
-    condition = await connection.run(Call(("HGETALL", keys.waitpoint(waitpoint_id, "condition")), text_hash))
+    condition = await connection.run(Call(("HGETALL", keys.waitpoint(waitpoint_id, "condition")), text_fields))
     total = condition.get("total_matchers", "0")
     signal_ids = [
         condition.get(f"matcher:{number}:signal_id", "")
@@ -176,7 +176,7 @@ async def read_matched(
     ]
     reads: list[Call[Any]] = []
     for signal_id in filter(None, signal_ids):
-        reads.append(Call(("HGETALL", keys.signal(signal_id)), text_hash))
+        reads.append(Call(("HGETALL", keys.signal(signal_id)), text_fields))
         reads.append(Call(("GET", keys.signal(signal_id, "payload")), lambda reply: reply or b""))
     answers = await connection.run_all(reads)
     return tuple(
@@ -197,9 +197,3 @@ def received(record: Mapping[str, str], payload: bytes) -> ReceivedSignal:
         accepted_at_ms=int(accepted_at) if accepted_at.isdecimal() else 0,
         payload=payload,
     )
-
-
-def text_hash(reply: Any) -> dict[str, str]:
-    """Return a hash as text; bytes that are no UTF-8 are replaced."""
-    texts = [part.decode(errors="replace") for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ffsuper.config import StoreConfig
 from ffsuper.sansio.partition import PartitionCounts
@@ -16,12 +15,9 @@ from ffsuper.store.connection import open_connection
 from ffsuper.store.leases import Leases
 from ffsuper.store.outcomes import Outcomes
 from ffsuper.store.presence import Presence, create_partition_counts, read_partition_counts
-from ffsuper.store.replies import Call
 from ffsuper.store.scans import Scans
 from ffsuper.store.sweeps import Sweeps
 from ffsuper.store.wire import Wire
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +72,12 @@ def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) ->
     wire = Wire(settings, "ffsuper-setup")
     try:
         libraries.prepare(wire, settings.library)
-        counts = answer(wire, read_partition_counts())
+        counts = wire.run(read_partition_counts())
         if counts is None:
-            answer(wire, create_partition_counts(new_counts or PartitionCounts()))
-            counts = answer(wire, read_partition_counts())
+            wire.run(create_partition_counts(new_counts or PartitionCounts()))
+            counts = wire.run(read_partition_counts())
         counts = counts or PartitionCounts()
         secrets.install(wire, counts.flow)
         return counts
     finally:
         wire.close()
-
-
-def answer(wire: Wire, call: Call[T]) -> T:
-    """Carry out one call, blocking."""
-    return call.parse(libraries.answer(wire, call.command))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
-from ffsuper.store.replies import Call, Status, fcall
+from ffsuper.store.replies import Call, Status, fcall, text_fields
 
 DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
 
@@ -158,9 +158,3 @@ def read_history(execution_id: ExecutionId) -> Call[list[dict[str, str]]]:
         return [{"id": entry_id.decode(), **text_fields(fields)} for entry_id, fields in reply]
 
     return Call(("XRANGE", key, "-", "+"), parse)
-
-
-def text_fields(reply: Sequence[bytes]) -> dict[str, str]:
-    """Return a hash as text; bytes that are no UTF-8 are replaced."""
-    texts = [part.decode(errors="replace") for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -7,7 +7,7 @@ they would run a function again whose answer was lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,8 +15,9 @@ from redis.retry import Retry
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, OutcomeUnknownError, StoreAccessError, StoreError, StoreUnavailableError
-from ffsuper.store.replies import ACCESS_REFUSED, Part, error_of
+from ffsuper.store.replies import ACCESS_REFUSED, Call, Part, error_of
 
+T = TypeVar("T")
 Command = tuple[Part, ...]
 
 
@@ -77,6 +78,17 @@ class Wire:
             self.close()
             return [lost_answer(error)] * len(commands)
         return self._read(connection, len(commands))
+
+    def run(self, call: Call[T]) -> T:
+        """Carry out one call.
+
+        Raises:
+            StoreError: see ``exchange``; also instead of an error reply.
+        """
+        (reply,) = self.exchange([call.command])
+        if isinstance(reply, StoreError):
+            raise reply
+        return call.parse(reply)
 
     def close(self) -> None:
         """Drop the connection; the next exchange opens another."""

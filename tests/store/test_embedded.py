@@ -17,7 +17,7 @@ from ffsuper.store.wire import Wire
 def ask(settings: StoreConfig, *command: str) -> object:
     wire = Wire(settings, "test")
     try:
-        return libraries.answer(wire, command)
+        return libraries.reply_to(wire, *command)
     finally:
         wire.close()
 
@@ -94,7 +94,7 @@ def test_without_a_server_on_path_the_one_in_python_is_used_with_a_loud_warning(
         assert settings.url.startswith("redis://127.0.0.1:")
         wire = Wire(settings, "test")
         libraries.prepare(wire, "auto")
-        assert libraries.answer(wire, ("FCALL", "ff_version", 0)) == b"5"
+        assert libraries.reply_to(wire, "FCALL", "ff_version", 0) == b"5"
         wire.close()
     assert "EMBEDDED STORE IN MEMORY" in caplog.text
 

@@ -29,7 +29,7 @@ def wire(settings: StoreConfig, server_url: str) -> Iterator[Wire]:
 
 
 def ask(wire: Wire, *command: str) -> object:
-    return libraries.answer(wire, command)
+    return libraries.reply_to(wire, *command)
 
 
 @pytest.mark.parametrize("name", [FLOWFABRIC, FFSUPER])

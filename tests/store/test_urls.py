@@ -24,7 +24,7 @@ def free_port() -> int:
 def ping(settings: StoreConfig) -> object:
     wire = Wire(settings, "test")
     try:
-        return libraries.answer(wire, ("PING",))
+        return libraries.reply_to(wire, "PING")
     finally:
         wire.close()
 
