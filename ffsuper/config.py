@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -228,18 +228,31 @@ class EngineConfig:
     Attributes:
         enabled: run them in this process. None, the default, becomes true for the embedded store and false for others
             once loaded.
-        delayed_interval_ms: between looks for delayed executions that have fallen due.
+        leader_ttl_ms: of all engines on a store one leads; another takes over at most this long after it has died.
+        delayed_interval_ms: between looks for delayed executions that have fallen due. Here, and in the other sweeps
+            by time, an entry that was there at the last look is moved when it falls due, not an interval later.
         lease_expiry_interval_ms: between looks for leases that ran out.
+        attempt_timeout_interval_ms: between looks for attempts that take too long.
+        execution_deadline_interval_ms: between looks for executions past their deadline.
+        suspension_timeout_interval_ms: between looks for suspensions that time out.
+        pending_waitpoint_interval_ms: between looks for waitpoints that no suspension has used.
     """
 
     enabled: bool | None = None
-    delayed_interval_ms: int = 500
+    leader_ttl_ms: int = 3_000
+    delayed_interval_ms: int = 250
     lease_expiry_interval_ms: int = 500
+    attempt_timeout_interval_ms: int = 1_000
+    execution_deadline_interval_ms: int = 1_000
+    suspension_timeout_interval_ms: int = 1_000
+    pending_waitpoint_interval_ms: int = 5_000
 
     def __post_init__(self) -> None:
         with Checks(self, "engine") as check:
-            check.between("delayed_interval_ms", 1, HOUR_MS)
-            check.between("lease_expiry_interval_ms", 1, HOUR_MS)
+            check.between("leader_ttl_ms", 300, HOUR_MS)
+            for field_name in fields(self):
+                if field_name.name.endswith("_interval_ms"):
+                    check.between(field_name.name, 1, 24 * HOUR_MS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -409,3 +409,24 @@ class Death:
     signal: int | None
     peak_memory_bytes: int
     last_output: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """A sweep of the engine tells what it has done to a page of an index.
+
+    Attributes:
+        sweep: ``delayed``, ``lease_expiry``, ...
+        outcomes: what became of entries, by kind.
+        failed: how many entries could not be moved because of an error.
+        example: one of these.
+        why: its error.
+        late_ms: how long the oldest entry had been due; 0 where entries have no time.
+    """
+
+    sweep: str
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    failed: int = 0
+    example: str = ""
+    why: str = ""
+    late_ms: float = 0.0

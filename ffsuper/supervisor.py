@@ -10,26 +10,26 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
+from ffsuper import engine_supervisor
 from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
 from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
-from ffsuper.engine import delayed, lease_expiry
 from ffsuper.grants import Grants, open_grants
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
 from ffsuper.store.claims import Identity
 from ffsuper.store.lease_ends import open_lease_ends
-from ffsuper.store.store import Store, open_store
+from ffsuper.store.store import Store, open_engine_store, open_store
 
 LOG = logging.getLogger(__name__)
 
@@ -67,13 +67,15 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
     async with (
         grants_of(config) as grants,
         open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
+        open_engine_store(config.store) as engine_store,
         open_fork_server(fork_server_settings(config), log_output) as fork_server,
         trio.open_nursery() as background,
     ):
         first_child = await fork_server.spawn()
         alive_ttl_ms = max(2 * config.lease.ttl_ms, 1000)
         await background.start(presence.run, store.presence, ",".join(config.worker.capabilities), alive_ttl_ms)
-        start_engine(background, config, store, range(counts.flow))
+        if config.engine.enabled:
+            background.start_soon(engine_supervisor.lead, config, counts, engine_store)
         LOG.info(
             "ready",
             extra={
@@ -115,17 +117,6 @@ def fork_server_settings(config: Config) -> ForkServerSettings:
 def log_output(pid: int, stream: str, line: str) -> None:
     """Put a line that a child has printed into the log."""
     LOG.info("output", extra={"child": pid, "stream": stream, "line": line})
-
-
-def start_engine(nursery: trio.Nursery, config: Config, store: Store, partitions: Sequence[int]) -> None:
-    """Start the sweeps, if this worker is to run them."""
-    if not config.engine.enabled:
-        return
-    lanes = [LaneId(lane) for lane in config.worker.lanes]
-    delayed_s = config.engine.delayed_interval_ms / 1000
-    expiry_s = config.engine.lease_expiry_interval_ms / 1000
-    nursery.start_soon(delayed.run, store.sweeps, lanes, partitions, delayed_s)
-    nursery.start_soon(lease_expiry.run, store.sweeps, partitions, expiry_s)
 
 
 async def work(

@@ -118,6 +118,10 @@ class Connection:
             late = OutcomeUnknownError(f"the store did not answer within {timeout_s:g} s")
         return [late] * len(calls)
 
+    def node_of(self, key: str) -> str:
+        """Name the node that serves a key; always the same where there is no cluster."""
+        return ""
+
     def _abandon(self, request: Request) -> None:
         with self._lock:
             request.task = None

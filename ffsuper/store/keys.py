@@ -12,6 +12,9 @@ from ffsuper.messages import ExecutionId, LaneId
 
 PARTITION_CONFIG = "ff:config:partitions"
 WORKERS = "ff:idx:workers"
+# Ours: the lanes that workers have ever served, and which engine leads.
+LANES = "ffsuper:lanes"
+LEADER = "ffsuper:engine:leader"
 
 
 def worker_alive(instance_id: str) -> str:

@@ -1,8 +1,9 @@
 """The two function libraries: assembly from ``lua/``, and putting them into the store.
 
 The server takes a library as one text. Shared parts come first, in the order of their file names, then the library's
-own files in the order of theirs; each file sees the locals of the files before it. The second line says that the text
-is ours, and which: a library without it is foreign.
+own files, whose locals are their own. In library ``ffsuper`` the protocol's functions stand in between: its sweeps
+carry them out, whoever's ``flowfabric`` is loaded. The second line says that the text is ours, and which: a library
+without it is foreign.
 """
 
 from __future__ import annotations
@@ -65,8 +66,12 @@ def source_folder() -> Path:
 def source(name: str) -> str:
     """Return the parts of library ``name`` in one text."""
     folder = source_folder()
-    files = [*sorted((folder / "shared").glob("*.lua")), *sorted((folder / name).glob("*.lua"))]
-    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+    parts = {part: sorted((folder / part).glob("*.lua")) for part in ("shared", FLOWFABRIC, FFSUPER)}
+    shared = [file.read_text(encoding="utf-8") for file in parts["shared"]]
+    own = parts[FLOWFABRIC] + (parts[FFSUPER] if name == FFSUPER else [])
+    # A library has at most 200 locals at its top level; those of a file are none of them.
+    blocks = [f"do\n{file.read_text(encoding='utf-8')}end" for file in own]
+    return "\n".join([f"local library = '{name}'", *shared, *blocks])
 
 
 @cache

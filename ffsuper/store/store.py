@@ -12,6 +12,7 @@ from ffsuper.store import libraries, secrets
 from ffsuper.store.attempts import Attempts
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.connection import open_connection
+from ffsuper.store.leadership import Leadership
 from ffsuper.store.leases import Leases
 from ffsuper.store.outcomes import Outcomes
 from ffsuper.store.presence import Presence, create_partition_counts, read_partition_counts
@@ -30,7 +31,21 @@ class Store:
     leases: Leases
     attempts: Attempts
     outcomes: Outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStore:
+    """What the engine does in the store."""
+
+    leadership: Leadership
     sweeps: Sweeps
+
+
+@asynccontextmanager
+async def open_engine_store(settings: StoreConfig) -> AsyncIterator[EngineStore]:
+    """Open the connections of an engine: its lead must not wait behind a sweep."""
+    async with open_connection(settings, "lead") as lead, open_connection(settings, "sweeps") as sweeps:
+        yield EngineStore(Leadership(lead), Sweeps(sweeps))
 
 
 @asynccontextmanager
@@ -45,7 +60,6 @@ async def open_store(
     async with (
         open_connection(settings, "leases") as leases,
         open_connection(settings, "work") as work,
-        open_connection(settings, "sweeps") as sweeps,
     ):
         yield Store(
             Presence(leases, identity.instance_id),
@@ -54,7 +68,6 @@ async def open_store(
             Leases(leases),
             Attempts(work, budget_partitions),
             Outcomes(work, identity.instance_id),
-            Sweeps(sweeps),
         )
 
 

@@ -1,5 +1,5 @@
 -- ff_version: tell which version of the protocol this library speaks.
 -- Replies  the version as bare text
-redis.register_function('ff_version', function()
+register('ff_version', function()
   return '5'
 end)

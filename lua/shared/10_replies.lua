@@ -14,8 +14,19 @@ local function refuse(...)
   error({ refusal = { 0, ... } })
 end
 
-local function register(name, body)
-  redis.register_function(name, function(keys, args)
+-- The protocol's functions by name. Library ffsuper holds them too, so that its sweeps can carry one out for many
+-- executions in one call; it offers none of them, since another library may.
+local protocol = {}
+
+-- flags: of the server's, absent for none
+local function register(name, body, flags)
+  if name:sub(1, 3) == 'ff_' then
+    protocol[name] = body
+    if library == 'ffsuper' then
+      return
+    end
+  end
+  local function callback(keys, args)
     local done, reply = pcall(body, keys, args)
     if done then
       return reply
@@ -24,5 +35,6 @@ local function register(name, body)
       return reply.refusal
     end
     error(reply, 0)
-  end)
+  end
+  redis.register_function({ function_name = name, callback = callback, flags = flags })
 end

@@ -1,0 +1,21 @@
+"""Ends executions whose attempt has taken longer than it may."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from ffsuper.engine import timed
+from ffsuper.messages import SweepReport
+from ffsuper.store.sweeps import Sweeps, expire_executions
+
+
+async def run(
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+) -> None:
+    """Sweep until cancelled."""
+    await timed.run(sweeps, timed.Sweep("attempt_timeout", partitions, expire_executions), interval_s, reports)

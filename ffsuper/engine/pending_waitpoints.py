@@ -1,0 +1,23 @@
+"""Closes waitpoints that were made ahead of a suspension which has not come in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from ffsuper.engine import timed
+from ffsuper.messages import SweepReport
+from ffsuper.store.sweeps import Sweeps, close_waitpoints
+
+
+async def run(
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+) -> None:
+    """Sweep until cancelled."""
+    await timed.run(
+        sweeps, timed.Sweep("pending_waitpoint_expiry", partitions, close_waitpoints), interval_s, reports
+    )

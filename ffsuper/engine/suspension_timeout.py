@@ -1,0 +1,21 @@
+"""Lets suspensions time out: what then happens, each suspension says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from ffsuper.engine import timed
+from ffsuper.messages import SweepReport
+from ffsuper.store.sweeps import Sweeps, expire_suspensions
+
+
+async def run(
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+) -> None:
+    """Sweep until cancelled."""
+    await timed.run(sweeps, timed.Sweep("suspension_timeout", partitions, expire_suspensions), interval_s, reports)

@@ -1,0 +1,62 @@
+-- Sweeps: a function of the protocol, carried out for a page of an index in one call. The keys of an execution are
+-- built from its id: they are in the slot of the index. Entries that cannot be moved stay, and the caller pages past
+-- them; a page is what bounds the time of a call.
+
+local function exec_key(tag, execution_id, name)
+  return 'ff:exec:' .. tag .. ':' .. execution_id .. ':' .. name
+end
+
+local function stream_meta_key(tag, execution_id, index)
+  return 'ff:stream:' .. tag .. ':' .. execution_id .. ':' .. index .. ':meta'
+end
+
+-- The members of an index that are due, a page of them.
+-- args: of the sweep: since_ms (-inf for all), offset, limit
+local function due_members(index, args, now_ms)
+  local offset, limit = integer_argument(args[2], 'offset'), integer_argument(args[3], 'limit')
+  return redis.call('ZRANGEBYSCORE', index, text_argument(args[1], 'since_ms'), now_ms, 'LIMIT', offset, limit)
+end
+
+-- Calls move(member, now) for a page of the due members of an index.
+-- move: returns what became of the member, for counting; a refusal counts as well, an error as a failure
+-- Returns the reply of a sweep: the server's time, how many members were seen, how many of them are still due, how many
+-- have failed, one of these and why; then what became of the others, each kind with its count.
+local function sweep(index, args, move)
+  local since, now = args[1], tostring(server_time_ms())
+  local members = due_members(index, args, now)
+  local before = redis.call('ZCOUNT', index, since, now)
+  local outcomes, failed, example, why = {}, 0, '', ''
+  for _, member in ipairs(members) do
+    local done, outcome = pcall(move, member, now)
+    if not done and type(outcome) == 'table' and outcome.refusal then
+      done, outcome = true, outcome.refusal[2]
+    end
+    if done then
+      outcomes[outcome] = (outcomes[outcome] or 0) + 1
+    else
+      failed, example = failed + 1, member
+      why = type(outcome) == 'table' and outcome.err or tostring(outcome)
+    end
+  end
+  local left = before - redis.call('ZCOUNT', index, since, now)
+  local reply = ok(now, #members, #members - left, failed, example, why)
+  for outcome, count in pairs(outcomes) do
+    reply[#reply + 1] = outcome
+    reply[#reply + 1] = count
+  end
+  return reply
+end
+
+-- Carries out a function of the protocol; returns what it says has become of the execution.
+local function carry_out(name, keys, args)
+  local reply = protocol[name](keys, args)
+  return reply[3] or reply[2]
+end
+
+-- Tells the engine that a member of a flow has ended, where the protocol's function does not.
+local function publish_timed_end(core, execution_id)
+  local record = redis.call('HMGET', core, 'lifecycle_phase', 'flow_id', 'terminal_outcome')
+  if record[1] == 'terminal' then
+    publish_completion(record[2], execution_id, record[3])
+  end
+end
