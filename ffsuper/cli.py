@@ -117,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(title="subcommands", metavar="")
     check = subcommand(commands, "check", "validate a configuration and print what it comes to", check_config)
     check.add_argument("--config", type=Path, metavar="FILE", required=True)
+    engine = subcommand(commands, "engine", "run the sweeps that make time pass, and no handlers", run_engine)
+    engine.add_argument("--config", type=Path, metavar="FILE", required=True)
     add_submit(commands)
     show = store_subcommand(commands, "show", "print one execution with its attempts", call_client("show"))
     show.add_argument("execution", metavar="ID")
@@ -228,6 +230,22 @@ def run_worker(options: argparse.Namespace) -> int:
         counts = prepare(store, embedded.new_counts(settings.store))
         ending = trio.run(supervisor.run, replace(settings, store=store), counts)
     return Exit.HANDED_BACK if ending is supervisor.Ending.HANDED_BACK else Exit.OK
+
+
+def run_engine(options: argparse.Namespace) -> int:
+    """Run an engine."""
+    import trio
+
+    from ffsuper import config_loader, engine_supervisor, logs
+    from ffsuper.store import embedded
+    from ffsuper.store.store import prepare
+
+    settings = config_loader.load(options.config, os.environ, needs_handlers=False).config
+    logs.set_up(settings.log)
+    with embedded.reachable(settings.store) as store:
+        counts = prepare(store, embedded.new_counts(settings.store))
+        trio.run(engine_supervisor.run, replace(settings, store=store), counts)
+    return Exit.OK
 
 
 def check_config(options: argparse.Namespace) -> int:

@@ -101,8 +101,11 @@ class Reading:
         return name if self.origins.get(at) == name else f"{self.file}: {at}"
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path, environ: Mapping[str, str], *, needs_handlers: bool = True) -> Loaded:
     """Read worker.toml and the environment's overrides.
+
+    Args:
+        needs_handlers: whether handlers must be named.
 
     Raises:
         ConfigError: with everything that is wrong.
@@ -113,7 +116,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     folder = path.parent.absolute()
     converter = strict_converter(folder)
     sections: dict[str, Any] = {}
-    reading.note("worker", missing_in_worker(reading.values["worker"]))
+    reading.note("worker", missing_in_worker(reading.values["worker"], needs_handlers))
     for section in SECTIONS:
         sections[section], mistakes = build(converter, section, reading.values[section])
         reading.note(section, mistakes)
@@ -151,10 +154,10 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: arrays or tables in it are nested too deeply"]) from None
 
 
-def missing_in_worker(values: Mapping[str, Any]) -> list[Mistake]:
+def missing_in_worker(values: Mapping[str, Any], needs_handlers: bool) -> list[Mistake]:
     """Return what must be given, since its default is only a place to put it."""
     mistakes = []
-    if values.get("handlers", []) == []:
+    if needs_handlers and values.get("handlers", []) == []:
         mistakes.append(Mistake("handlers", 'must name at least one module with handlers, as in ["app.handlers"]'))
     if values.get("instance_id") == "":
         mistakes.append(Mistake("instance_id", "must not be empty; leave it out for <id>@<host name>"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import uuid
 from collections.abc import Callable
 
@@ -44,7 +43,7 @@ async def run(config: Config, counts: PartitionCounts) -> None:
 
 def holder_name(config: Config) -> str:
     """Return who this engine is, for people."""
-    return f"{config.worker.instance_id or socket.gethostname()}, process {os.getpid()}"
+    return f"{config.worker.instance_id}, process {os.getpid()}"
 
 
 async def lead(config: Config, counts: PartitionCounts, store: EngineStore) -> None:

@@ -20,7 +20,7 @@ import trio
 from ffsuper import engine_supervisor
 from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
-from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.child.process import Child, ForkServer, ForkServerSettings, kill_orphans, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
 from ffsuper.grants import Grants, open_grants
@@ -29,13 +29,17 @@ from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
 from ffsuper.store.claims import Identity
 from ffsuper.store.lease_ends import open_lease_ends
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.store import Store, open_engine_store, open_store
+from ffsuper.store.takeovers import Taker
 
 LOG = logging.getLogger(__name__)
 
 # Two, so that one call is on its way while the answer to the other is being handed out.
 CLAIMERS = 2
-RECLAIM_INTERVAL_S = 0.4
+# Less than any lease lasts, so that the reclaimer knows of each before it ends.
+RECLAIM_INTERVAL_S = 0.8
+ORPHANS_DEATH_S = 5.0
 
 
 class Ending(Enum):
@@ -73,7 +77,11 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
     ):
         first_child = await fork_server.spawn()
         alive_ttl_ms = max(2 * config.lease.ttl_ms, 1000)
-        await background.start(presence.run, store.presence, ",".join(config.worker.capabilities), alive_ttl_ms)
+        predecessor = await background.start(
+            presence.run, store.presence, ",".join(config.worker.capabilities), alive_ttl_ms, lanes_of(config)
+        )
+        if predecessor is not None:
+            await take_work_back(config.worker.instance_id, predecessor, store, counts)
         if config.engine.enabled:
             background.start_soon(engine_supervisor.lead, config, counts, engine_store)
         LOG.info(
@@ -90,6 +98,26 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
         await work(config, counts, store, grants, fork_server, first_child, line)
         background.cancel_scope.cancel()
     return Ending.HANDED_BACK if line.working.cancelled_caught else Ending.DRAINED
+
+
+async def take_work_back(instance_id: str, predecessor: int, store: Store, counts: PartitionCounts) -> None:
+    """Let the leases of this instance's dead predecessor end, once its children are certain to be dead too."""
+    if not await trio.to_thread.run_sync(kill_orphans, instance_id, predecessor, ORPHANS_DEATH_S):
+        LOG.warning(
+            "children of a dead process live on: its leases are left to expire", extra={"predecessor": predecessor}
+        )
+        return
+    try:
+        ended = await store.takeovers.end_leases(instance_id, range(counts.flow))
+    except STORE_AWAY as error:
+        LOG.warning("leases of a dead process are left to expire", extra={"predecessor": predecessor, "error": error})
+    else:
+        LOG.info("leases of a dead process ended", extra={"predecessor": predecessor, "leases": ended})
+
+
+def lanes_of(config: Config) -> list[LaneId]:
+    """Return the lanes that work is taken from."""
+    return [LaneId(lane) for lane in config.worker.lanes]
 
 
 def identity_of(config: Config) -> Identity:
@@ -111,6 +139,7 @@ def fork_server_settings(config: Config) -> ForkServerSettings:
         preload=config.children.preload,
         boot_timeout_s=config.children.boot_timeout_s,
         environment=config.children.environment,
+        owner=config.worker.instance_id,
     )
 
 
@@ -135,10 +164,8 @@ async def work(
     leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
     # Without limit, since a claimer must not wait for the asker, which may be waiting for it; a few messages a claim.
     demands_send, demands_receive = trio.open_memory_channel[Demand](math.inf)
-    kinds = frozenset(first_child.handlers)
-
-    def wanted(candidate: Candidate) -> bool:
-        return config.claim.unknown_kind == "fail" or candidate.execution_kind in kinds
+    kinds = () if config.claim.unknown_kind == "fail" else tuple(first_child.handlers)
+    taker = Taker(lanes_of(config), ",".join(config.worker.capabilities), kinds)
 
     with line.working:
         async with open_lease_ends(config.store) as ends, trio.open_nursery() as nursery:
@@ -167,7 +194,7 @@ async def work(
                         *(leases_send.clone(), boottime_s, demands_send.clone() if grants else None),
                     )
                 workers.start_soon(
-                    seek, config, counts, store, grants, wanted, demands_receive, candidates_send, line.seeking
+                    seek, config, counts, store, grants, taker, demands_receive, candidates_send, line.seeking
                 )
             watching.cancel()
 
@@ -183,13 +210,16 @@ async def seek(
     counts: PartitionCounts,
     store: Store,
     grants: Grants | None,
-    wanted: Callable[[Candidate], bool],
+    taker: Taker,
     demands: trio.MemoryReceiveChannel[Demand],
     candidates: trio.MemorySendChannel[Candidates],
     seeking: trio.CancelScope,
 ) -> None:
     """Find work until that is over."""
-    lanes = [LaneId(lane) for lane in config.worker.lanes]
+
+    def wanted(candidate: Candidate) -> bool:
+        return not taker.kinds or candidate.execution_kind in taker.kinds
+
     async with demands, candidates:
         with seeking:
             async with trio.open_nursery() as seekers:
@@ -198,17 +228,17 @@ async def seek(
                 if grants:
                     seekers.start_soon(
                         asker.run,
-                        *(grants, lanes, poll_interval_s, demands.clone(), candidates.clone(), boottime_s),
+                        *(grants, taker.lanes, poll_interval_s, demands.clone(), candidates.clone(), boottime_s),
                     )
                 else:
                     seekers.start_soon(
                         scanner.run,
-                        *(store.scans, ScanOrder(lanes, counts.flow, seed), wanted, poll_interval_s),
+                        *(store.scans, ScanOrder(taker.lanes, counts.flow, seed), wanted, poll_interval_s),
                         *(candidates.clone(), boottime_s),
                     )
                 seekers.start_soon(
                     reclaimer.run,
-                    *(store.scans, store.sweeps, lanes, range(counts.flow), wanted, RECLAIM_INTERVAL_S),
+                    *(store.takeovers, taker, range(counts.flow), RECLAIM_INTERVAL_S),
                     *(candidates.clone(), boottime_s),
                 )
 

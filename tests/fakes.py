@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -12,7 +12,6 @@ from ffsuper.errors import (
     OutcomeUnknownError,
     RefusedError,
     StoreError,
-    StoreScriptError,
     StoreUnavailableError,
 )
 from ffsuper.messages import (
@@ -41,13 +40,18 @@ from ffsuper.messages import (
     WaitpointCreated,
 )
 from ffsuper.sansio.scan import Place
+from ffsuper.store import scans, takeovers
 from ffsuper.store.attempts import Attempts, FrameWriter
 from ffsuper.store.claims import ClaimDoubtError, Claims
+from ffsuper.store.leadership import Lead, Leadership
 from ffsuper.store.leases import Leases
+from ffsuper.store.looks import Due, Index, Looks
 from ffsuper.store.outcomes import RELEASED_AS, Outcomes
 from ffsuper.store.presence import Presence
-from ffsuper.store.scans import Page, Scans
-from ffsuper.store.sweeps import Sweeps
+from ffsuper.store.replies import Call, Part
+from ffsuper.store.scans import Scans
+from ffsuper.store.sweeps import Page, Sweeps
+from ffsuper.store.takeovers import Expired, Takeovers, Taker
 
 LANE = LaneId("default")
 # Far longer than any test's virtual time: what is still waiting then waits for ever.
@@ -65,6 +69,7 @@ class Record:
     state: str = "waiting"
     interrupted: bool = False
     attempts: int = 0
+    due_s: float = 0.0
     epoch: int = 0
     lease_id: str = ""
     lease_expires_s: float = 0.0
@@ -82,6 +87,8 @@ class FakeStore:
         away: every call fails as if the store could not be reached.
         lose_replies: so many coming writes are carried out, and their answers lost.
         away_after_loss: the store goes away with the lost answer.
+        damaged: indexes that a look finds to be something else.
+        lanes: those that workers have served.
         signals_at_hand: signals that have come before the next suspension.
     """
 
@@ -94,6 +101,8 @@ class FakeStore:
         self.away_after_loss = False
         self.signals_at_hand: tuple[ReceivedSignal, ...] = ()
         self.lease_ttl_s = lease_ttl_s
+        self.damaged: list[Index] = []
+        self.lanes: list[LaneId] = []
         self.calls: list[str] = []
         self.scans = FakeScans(self)
         self.claims = FakeClaims(self)
@@ -101,6 +110,8 @@ class FakeStore:
         self.outcomes = FakeOutcomes(self)
         self.attempts = FakeAttempts(self)
         self.sweeps = FakeSweeps(self)
+        self.takeovers = FakeTakeovers(self)
+        self.leadership = FakeLeadership(self)
         self.presence = FakePresence(self)
 
     def add(self, number: int, kind: str = "job", payload: bytes = b"") -> ExecutionId:
@@ -141,7 +152,7 @@ class FakeScans(Scans):
     def __init__(self, store: FakeStore) -> None:
         self._store = store
 
-    async def eligible(self, places: Sequence[Place], page: int, skip: Container[ExecutionId]) -> list[Page]:
+    async def eligible(self, places: Sequence[Place], page: int, skip: Container[ExecutionId]) -> list[scans.Page]:
         await self._store.reach("eligible")
         pages = []
         for place in places:
@@ -151,13 +162,8 @@ class FakeScans(Scans):
                 if one.state == "waiting" and one.lane == place.lane and place.partition == 0
             ][place.offset : place.offset + page]
             shown = [one for one in members if one.id not in skip]
-            pages.append(Page(len(members), len(members) - len(shown), tuple(map(candidate, shown))))
+            pages.append(scans.Page(len(members), len(members) - len(shown), tuple(map(candidate, shown))))
         return pages
-
-    async def expired(self, partitions: Sequence[int], now_ms: int, offset: int, page: int) -> list[Candidate]:
-        await self._store.reach("expired")
-        expired = [one for one in self._store.records.values() if one.state == "expired"]
-        return [candidate(one) for one in expired[offset : offset + page]]
 
 
 def candidate(record: Record) -> Candidate:
@@ -304,55 +310,99 @@ class FakeFrames(FrameWriter):
         return ""
 
 
-class FakeSweeps(Sweeps):
+class FakeLooks(Looks):
+    """Records are the only index there is, on partition 0."""
+
     def __init__(self, store: FakeStore) -> None:
         self._store = store
 
-    async def now_ms(self) -> int:
-        await self._store.reach("now_ms")
-        return int(trio.current_time() * 1000)
-
-    async def due_leases(self, partitions: Sequence[int], now_ms: int, offset: int, page: int) -> list[ExecutionId]:
-        await self._store.reach("due_leases")
-        due = [
-            one.id
+    def entries(self, index: Index, bound_ms: float) -> list[tuple[float, Record]]:
+        """Return what an index holds from a score on, lowest first."""
+        if index.partition != 0:
+            return []
+        states = {"delayed": ("delayed", "stuck"), "lease_expiry": ("active", "expired")}[index.name]
+        found = [
+            ((one.due_s if index.lane else one.lease_expires_s) * 1000, one)
             for one in self._store.records.values()
-            if one.state in ("active", "expired") and one.lease_expires_s * 1000 <= now_ms
+            if one.state in states and index.lane in ("", one.lane)
         ]
-        return due[offset : offset + page]
+        return sorted((pair for pair in found if pair[0] >= bound_ms), key=lambda pair: (pair[0], pair[1].id))
 
-    async def due_delayed(
-        self, lane: LaneId, partitions: Sequence[int], now_ms: int, offset: int, page: int
-    ) -> list[ExecutionId]:
-        await self._store.reach("due_delayed")
-        due = [
-            one.id for one in self._store.records.values() if one.state in ("delayed", "stuck") and one.lane == lane
-        ]
-        return due[offset : offset + page]
+    async def due(self, bounds: Mapping[Index, float]) -> Due:
+        await self._store.reach("due")
+        firsts = {index: self.entries(index, bound_ms) for index, bound_ms in bounds.items()}
+        return Due(now_ms(), {index: found[0][0] for index, found in firsts.items() if found}, self._store.damaged)
 
-    async def promote_delayed(
-        self, lane: LaneId, executions: Sequence[ExecutionId], now_ms: int
-    ) -> list[str | StoreError]:
-        await self._store.reach(f"promote_delayed {len(executions)}")
-        results: list[str | StoreError] = []
-        for one in executions:
-            if self._store.records[one].state == "stuck":
-                results.append(StoreScriptError("damaged"))
-            else:
-                self._store.records[one].state = "waiting"
-                results.append("promoted")
-        return results
 
-    async def mark_expired(self, executions: Sequence[ExecutionId]) -> list[str | StoreError]:
-        await self._store.reach("mark_expired")
-        results: list[str | StoreError] = []
-        for one in executions:
-            if self._store.records[one].state == "expired":
-                results.append("already_expired")
-            else:
-                self._store.records[one].state = "expired"
-                results.append("marked_expired")
-        return results
+def now_ms() -> int:
+    """Return the store's clock."""
+    return int(trio.current_time() * 1000)
+
+
+class FakeSweeps(FakeLooks, Sweeps):
+    async def lanes(self) -> list[LaneId]:
+        await self._store.reach("lanes")
+        return list(self._store.lanes)
+
+    async def move(self, calls: Sequence[Call[Page]]) -> list[Page | StoreError]:
+        await self._store.reach(f"move {len(calls)}")
+        return [self._moved(*call.command) for call in calls]
+
+    def _moved(self, _: Part, function: Part, count: Part, *rest: Part) -> Page | StoreError:
+        since, offset, page = rest[int(count) : int(count) + 3]
+        index = Index("lease_expiry", 0)
+        if function == "ffsuper_promote_delayed":
+            index = Index("delayed", 0, LaneId(str(rest[0]).split(":lane:")[1].removesuffix(":delayed")))
+        assert rest[0] == index.key
+        due = [one for at_ms, one in self.entries(index, float(since)) if at_ms <= now_ms()]
+        seen = due[int(offset) : int(offset) + int(page)]
+        stuck = [one for one in seen if one.state == "stuck"]
+        for one in seen:
+            one.state = {"delayed": "waiting", "active": "expired"}.get(one.state, one.state)
+        still_due = len(stuck) if index.lane else len(seen)
+        example, why = (stuck[-1].id, "damaged") if stuck else ("", "")
+        return Page(now_ms(), len(seen), still_due, len(stuck), example, why, {"moved": len(seen) - len(stuck)})
+
+
+class FakeTakeovers(FakeLooks, Takeovers):
+    async def expired(self, places: Sequence[tuple[Index, float, int]], taker: Taker) -> list[Expired | StoreError]:
+        await self._store.reach(f"expired {len(places)}")
+        return [self._expired(*place, taker) for place in places]
+
+    def _expired(self, index: Index, since: float, offset: int, taker: Taker) -> Expired:
+        due = [one for at_ms, one in self.entries(index, since) if at_ms <= now_ms()]
+        seen = due[offset : offset + takeovers.PAGE]
+        for one in seen:
+            one.state = "expired"
+        ours = [one for one in seen if one.lane in taker.lanes and one.kind in taker.kinds]
+        return Expired(len(seen), len(seen), 0, [candidate(one) for one in ours])
+
+    async def end_leases(self, instance_id: str, partitions: Sequence[int]) -> int:
+        raise NotImplementedError
+
+
+class FakeLeadership(Leadership):
+    """The lead of one store, on the trio clock."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self.holder = ""
+        self.term = 0
+        self.expires_s = 0.0
+
+    async def lead(self, holder: str, ttl_ms: int) -> Lead:
+        await self._store.reach("lead")
+        remaining_s = self.expires_s - trio.current_time()
+        if remaining_s > 0 and self.holder != holder:
+            return Lead(self.holder, 0, int(remaining_s * 1000))
+        self.term += remaining_s <= 0 or self.holder != holder
+        self.holder, self.expires_s = holder, trio.current_time() + ttl_ms / 1000
+        return Lead("", self.term, 0)
+
+    async def stop(self, holder: str) -> None:
+        await self._store.reach("stop")
+        if self.holder == holder:
+            self.expires_s = 0.0
 
 
 class FakePresence(Presence):
@@ -384,8 +434,9 @@ class FakePresence(Presence):
         self._store.alive = None
         return True
 
-    async def advertise(self, capabilities: str) -> None:
+    async def advertise(self, capabilities: str, lanes: Sequence[LaneId]) -> None:
         await self._store.reach("advertise")
+        self._store.lanes = list(lanes)
         self._store.capabilities = capabilities
 
     async def withdraw(self) -> None:

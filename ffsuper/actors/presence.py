@@ -8,12 +8,14 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import trio
 
 from ffsuper.errors import FencedError, InstanceTakenError
+from ffsuper.messages import LaneId
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.presence import Presence
 
@@ -28,9 +30,12 @@ async def run(
     presence: Presence,
     capabilities: str,
     ttl_ms: int,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    lanes: Sequence[LaneId],
+    task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Take the alive key, advertise, report started, and keep the key until cancelled; then withdraw both.
+
+    Started with the process id of the predecessor that the key was taken over from, None where there was none.
 
     Args:
         capabilities: comma-separated and sorted; may be empty.
@@ -41,10 +46,10 @@ async def run(
         StoreError: the store cannot be reached at the start.
     """
     holder = describe_self()
-    await take_key(presence, holder, ttl_ms)
+    predecessor = await take_key(presence, holder, ttl_ms)
     try:
-        await presence.advertise(capabilities)
-        task_status.started()
+        await presence.advertise(capabilities, lanes)
+        task_status.started(predecessor)
         await keep_key(presence, holder, ttl_ms)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):
@@ -55,14 +60,15 @@ async def run(
                 LOG.warning("alive key left to expire", extra={"error": error})
 
 
-async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> None:
-    """Take the alive key, from a holder that is provably dead if need be."""
+async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> int | None:
+    """Take the alive key, from a holder that is provably dead if need be; return this one's process id."""
     while (found := await presence.take_alive(holder, ttl_ms)) is not None:
         if found and not is_provably_dead(found):
             raise InstanceTakenError(f"another worker holds this instance id: {described(found)}")
         if await presence.replace_alive(found, holder, ttl_ms):
             LOG.info("alive key taken over from a dead process", extra={"holder": described(found)})
-            return
+            return int(json.loads(found)["pid"]) if found else None
+    return None
 
 
 async def keep_key(presence: Presence, holder: bytes, ttl_ms: int) -> None:

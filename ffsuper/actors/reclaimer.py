@@ -1,58 +1,126 @@
-"""Finds executions of this worker's lanes whose holder is gone, so that they are taken over."""
+"""Finds executions of this worker's lanes whose holder is gone, so that they are taken over.
+
+The store marks the leases that ran out, and sorts out what this worker can take, so that any number of other entries
+hides nothing and costs little. A look tells when the next lease ends as well: the reclaimer is there then.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+import random
+from collections.abc import Callable, Sequence
 
 import trio
 
 from ffsuper.channels import Candidates
-from ffsuper.messages import Candidate, LaneId
+from ffsuper.errors import StoreError
+from ffsuper.messages import Candidate, ExecutionId
+from ffsuper.sansio.sweep import Marks
+from ffsuper.store.looks import Index, indexes
 from ffsuper.store.outage import STORE_AWAY, Outage
-from ffsuper.store.scans import Scans
-from ffsuper.store.sweeps import Sweeps
+from ffsuper.store.takeovers import PAGE, Takeovers, Taker
 
 LOG = logging.getLogger(__name__)
 
-PAGE = 100
+# Few, so that what is offered is claimed while it is fresh.
+OFFER = 8
+# Indexes looked at in one batch: the server answers nobody else while it works one off.
+BATCH = 8
+# What is still there after so many offers is left alone for a while: something keeps it from being claimed.
+OFFERS = 3
+REST_S = 1.0
+REMEMBERED = 10_000
+# So long at most after a lease's end, workers look for it, each at its own moment.
+SPREAD_S = 0.05
 
 
 async def run(
-    scans: Scans,
-    sweeps: Sweeps,
-    lanes: Collection[LaneId],
+    takeovers: Takeovers,
+    taker: Taker,
     partitions: Sequence[int],
-    wanted: Callable[[Candidate], bool],
     interval_s: float,
     candidates: trio.MemorySendChannel[Candidates],
     now_s: Callable[[], float],
 ) -> None:
-    """Mark leases that ran out and send their executions to the claimer. Returns when ``candidates`` closes.
+    """Look for leases that ran out and send their executions to the claimer. Returns when ``candidates`` closes.
 
-    Marking here as well as in the engine keeps the promise of a second: nobody waits for two intervals. Pages go on
-    behind entries that cannot be taken over by this worker, until there are no more.
+    Args:
+        now_s: the local clock that candidates are judged by.
     """
     outage = Outage(LOG)
-    offset = 0
+    marks, offers = Marks[Index](), Offers()
+    wanted = indexes("lease_expiry", partitions)
     async with candidates:
         while True:
+            asked_at_s = now_s()
             try:
-                now_ms = await sweeps.now_ms()
-                due = await sweeps.due_leases(partitions, now_ms, offset, PAGE)
-                if due:
-                    await sweeps.mark_expired(due)
-                    read_at_s = now_s()
-                    expired = await scans.expired(partitions, now_ms, offset, PAGE)
-                    found = tuple(one for one in expired if one.lane in lanes and wanted(one))
-                    if found:
-                        await candidates.send(Candidates(found, read_at_s))
+                found, pause_s = await look(takeovers, taker, wanted, marks, offers, interval_s)
+                if found:
+                    await candidates.send(Candidates(tuple(found), asked_at_s))
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue
             except trio.BrokenResourceError:
                 return
             outage.over()
-            offset = offset + PAGE if due and not found else 0
-            if not offset:
-                await trio.sleep(interval_s)
+            if not found:
+                await trio.sleep(pause_s)
+
+
+async def look(
+    takeovers: Takeovers,
+    taker: Taker,
+    wanted: Sequence[Index],
+    marks: Marks[Index],
+    offers: Offers,
+    interval_s: float,
+) -> tuple[list[Candidate], float]:
+    """Return what can be taken over, and without anything the time in seconds until the next look."""
+    now_s = trio.current_time()
+    bounds = {index: marks.bound_ms(index, now_s) for index in wanted}
+    due = await takeovers.due(bounds)
+    waiting = sorted((first_ms, index.partition, index) for index, first_ms in due.first_ms.items())
+    places = [(index, bounds[index], 0) for first_ms, _, index in waiting if first_ms <= due.now_ms]
+    resting = set[Index]()
+    found: list[Candidate] = []
+    while places and not found:
+        batch, places = places[:BATCH], places[BATCH:]
+        for (index, bound_ms, offset), page in zip(batch, await takeovers.expired(batch, taker), strict=True):
+            if isinstance(page, STORE_AWAY):
+                raise page
+            if isinstance(page, StoreError):
+                LOG.warning("damaged key skipped", extra={"key": index.key, "error": page})
+                marks.passed(index, bound_ms, due.now_ms, now_s, failed=True)
+                continue
+            fresh = [one for one in page.candidates if offers.admits(one.execution_id, now_s)]
+            found += fresh
+            if page.failed or len(fresh) < len(page.candidates):
+                resting.add(index)
+            if page.seen == PAGE:
+                places.append((index, bound_ms, offset + page.still_due))
+            elif not fresh:
+                marks.passed(index, bound_ms, due.now_ms, now_s, failed=index in resting)
+    later_s = [(first_ms - due.now_ms) / 1000 for first_ms, _, _ in waiting if first_ms > due.now_ms]
+    return offers.made(found[:OFFER], now_s), min([interval_s, *later_s]) + random.random() * SPREAD_S
+
+
+class Offers:
+    """What was offered to the claimer of late."""
+
+    def __init__(self) -> None:
+        self._made: dict[ExecutionId, tuple[int, float]] = {}
+
+    def admits(self, execution_id: ExecutionId, now_s: float) -> bool:
+        """Tell whether it is to be offered, again perhaps."""
+        count, last_s = self._made.get(execution_id, (0, 0.0))
+        return count < OFFERS or last_s + REST_S <= now_s
+
+    def made(self, offered: list[Candidate], now_s: float) -> list[Candidate]:
+        """Note that these are offered now; return them."""
+        if len(self._made) > REMEMBERED:
+            self._made.clear()
+        for one in offered:
+            count, last_s = self._made.get(one.execution_id, (0, 0.0))
+            rested = last_s + REST_S <= now_s
+            self._made[one.execution_id] = (1 if rested else count + 1, now_s)
+        return offered

@@ -1,4 +1,4 @@
-"""The template that children are forked from: ``python -m ffsuper.child.forkserver CONTROL_FD SETTINGS``.
+"""The template that children are forked from: ``python -m ffsuper.child.forkserver CONTROL_FD SETTINGS MARK``.
 
 It imports the handlers once, so that a child is ready in milliseconds and shares their pages, and then only forks,
 reaps and reports. One thread, the standard library and the handlers.
@@ -84,7 +84,8 @@ def preload(settings: Settings) -> None:
         # A process with threads cannot be forked safely. Begin again without the user's modules.
         print("handlers start threads when imported: not preloading them", file=sys.stderr, flush=True)  # noqa: T201
         without = json.dumps({"modules": settings.modules, "python_path": settings.python_path, "preload": False})
-        os.execv(sys.executable, [sys.executable, "-m", "ffsuper.child.forkserver", sys.argv[1], without])
+        again = [sys.executable, "-m", "ffsuper.child.forkserver", sys.argv[1], without, sys.argv[3]]
+        os.execv(sys.executable, again)
 
 
 class ForkServer:

@@ -38,6 +38,7 @@ OUTPUT_S = 0.2
 # A child that is asked to go may take this long.
 LEAVE_S = 1.0
 SERVER_LEAVE_S = 2.0
+FORK_SERVER = (sys.executable, "-m", "ffsuper.child.forkserver")
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 INHERITED_PREFIXES = ("LC_", "PYTHON")
 
@@ -54,6 +55,7 @@ class ForkServerSettings:
         preload: import them once in the fork server.
         boot_timeout_s: a child that is not ready by then is killed.
         environment: variables besides PATH, HOME, LANG, LC_*, TZ, TMPDIR and PYTHON*.
+        owner: the worker instance, by which its children are found when the supervisor has been killed.
     """
 
     handlers: tuple[str, ...]
@@ -61,6 +63,17 @@ class ForkServerSettings:
     preload: bool = True
     boot_timeout_s: float = 30.0
     environment: Mapping[str, str] | None = None
+    owner: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What stands in the command line of the fork server and of all children."""
+        return owner_mark(self.owner, os.getpid())
+
+
+def owner_mark(owner: str, supervisor_pid: int) -> str:
+    """Return what the processes of a supervisor are known by."""
+    return f"{owner}/{supervisor_pid}"
 
 
 @asynccontextmanager
@@ -96,13 +109,37 @@ def start_fork_server(settings: ForkServerSettings, control: socket.socket) -> s
     }
     with control:
         return subprocess.Popen(
-            [sys.executable, "-m", "ffsuper.child.forkserver", str(control.fileno()), json.dumps(loads)],
+            [*FORK_SERVER, str(control.fileno()), json.dumps(loads), settings.mark],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if has_descriptor(sys.stderr) else subprocess.DEVNULL,
             pass_fds=[control.fileno()],
             env=child_environment(settings.environment or {}),
             start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor alone
         )
+
+
+def kill_orphans(owner: str, supervisor_pid: int, timeout_s: float) -> bool:
+    """Kill what a dead supervisor's fork server and children have left, should they not be dead yet. Blocks.
+
+    Returns:
+        whether they are all dead.
+    """
+    mark, own = owner_mark(owner, supervisor_pid), set(psutil.Process().children(recursive=True))
+    orphans = [process for process in psutil.process_iter() if process not in own and has_mark(process, mark)]
+    for orphan in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
+    _, alive = psutil.wait_procs(orphans, timeout_s)
+    return not alive
+
+
+def has_mark(process: psutil.Process, mark: str) -> bool:
+    """Tell whether a process is a fork server with this mark, or a child of it."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    return command[1:3] == list(FORK_SERVER[1:]) and command[-1] == mark
 
 
 def has_descriptor(stream: object) -> bool:

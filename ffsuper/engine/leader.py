@@ -1,8 +1,8 @@
 """Leads, if no other engine on this store does, and lets the sweeps run while it leads.
 
-The lead is a lease of some seconds with a term that grows at every change. A leader acts only until ``asked_at + ttl``
-of a local clock that also counts while the machine sleeps, less a margin. What a late one has under way does no harm
-all the same: every function looks again whether there is something to do, and two that sweep cost load and nothing else.
+The lead is a lease of some seconds with a term that grows at every change. A leader acts only until asked_at + ttl of
+a local clock that also counts while the machine sleeps, less a margin. What a late one has under way does no harm all
+the same: every function looks again whether there is something to do, and two that sweep cost load and nothing else.
 """
 
 from __future__ import annotations

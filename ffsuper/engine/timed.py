@@ -16,8 +16,9 @@ import trio
 from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.sansio.sweep import Marks
+from ffsuper.store.looks import Due, Index, indexes
 from ffsuper.store.outage import STORE_AWAY, Outage
-from ffsuper.store.sweeps import PAGE, Due, Index, Move, Page, Sweeps, indexes
+from ffsuper.store.sweeps import PAGE, Move, Page, Sweeps
 
 LOG = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 What is due is moved, and most of it leaves the index. What cannot be moved stays in front, for ever perhaps, and must
 not be tried again at every look: so a look begins where the last pass over that index ended, for new entries fall due
-later than that. Now and then a pass begins at the front again: soon, and then less and less often, while entries fail;
-at a slow and steady pace otherwise, for clocks step and entries are written with times that are long past.
+later than that. Now and then a pass begins at the front again: soon, and then less and less often, while entries
+fail; at a slow and steady pace otherwise, for clocks step and entries are written with times that are long past.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ffsuper.errors import StoreUnsuitableError
+from ffsuper.messages import LaneId
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
@@ -50,8 +52,12 @@ class Presence:
     async def _owned(self, function: str, *args: bytes | int) -> bool:
         return await self._connection.run(fcall(function, (self._alive,), args, lambda status: status.number(0) == 1))
 
-    async def advertise(self, capabilities: str) -> None:
-        """Publish the capabilities, comma-separated: the list before the index entry; an empty one withdraws."""
+    async def advertise(self, capabilities: str, lanes: Sequence[LaneId]) -> None:
+        """Publish the lanes, for the engine's sweeps, and the capabilities, comma-separated.
+
+        Of the capabilities, the list comes before the index entry; an empty one withdraws.
+        """
+        await self._connection.run(done("SADD", keys.LANES, *lanes))
         if not capabilities:
             await self.withdraw()
             return

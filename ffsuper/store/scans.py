@@ -1,4 +1,4 @@
-"""Reads that find work: first members of the eligible indexes, and leases that ran out."""
+"""Reads that find work: the first members of the eligible indexes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ffsuper.store.replies import Call
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CANDIDATE_FIELDS = ("execution_kind", "attempt_state", "current_attempt_index", "ownership_state", "lane_id")
+CANDIDATE_FIELDS = ("execution_kind", "attempt_state", "current_attempt_index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Page:
 
 
 class Scans:
-    """What the scanner and the reclaimer read."""
+    """What the scanner reads."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -58,14 +58,6 @@ class Scans:
             candidates = tuple(one for one in judged if one is not None)
             results.append(Page(len(found), len(found) - len(left), candidates))
         return results
-
-    async def expired(self, partitions: Sequence[int], now_ms: int, offset: int, page: int) -> list[Candidate]:
-        """Return executions of these partitions whose lease is over and marked so, waiting to be taken over."""
-        pages = await self._ids([due_page(number, "lease_expiry", now_ms, offset, page) for number in partitions])
-        executions = [execution for found in pages for execution in found]
-        records = await self._records(executions)
-        found = map(reclaim_candidate, executions, records)
-        return [candidate for candidate in found if candidate is not None]
 
     async def _ids(self, calls: Sequence[Call[list[ExecutionId]]]) -> list[list[ExecutionId]]:
         return [found or [] for found in await self._read(calls)]
@@ -95,18 +87,14 @@ class Record:
     execution_kind: str
     attempt_state: str
     attempt_index: int
-    ownership_state: str
-    lane: LaneId
 
 
 def read_record(execution_id: ExecutionId) -> Call[Record]:
     """Read what a candidate needs to be judged."""
 
     def parse(reply: Any) -> Record:
-        kind, attempt_state, index, ownership, lane = (
-            (part or b"").decode(errors="surrogateescape") for part in reply
-        )
-        return Record(kind, attempt_state, int(index) if index.isdecimal() else 0, ownership, LaneId(lane))
+        kind, attempt_state, index = ((part or b"").decode(errors="surrogateescape") for part in reply)
+        return Record(kind, attempt_state, int(index) if index.isdecimal() else 0)
 
     return Call(("HMGET", ExecutionKeys.of(execution_id).core, *CANDIDATE_FIELDS), parse)
 
@@ -115,12 +103,6 @@ def eligible_page(place: Place, page: int) -> Call[list[ExecutionId]]:
     """Read one page of an eligible index, best first."""
     index = PartitionKeys.of_index(place.partition).lane(place.lane, "eligible")
     return Call(("ZRANGE", index, place.offset, place.offset + page - 1), ids)
-
-
-def due_page(partition: int, index: str, now_ms: int, offset: int, page: int) -> Call[list[ExecutionId]]:
-    """Read one page of the members whose score has passed."""
-    key = PartitionKeys.of_index(partition).index(index)
-    return Call(("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", offset, page), ids)
 
 
 def ids(reply: Any) -> list[ExecutionId]:
@@ -142,10 +124,3 @@ def eligible_candidate(execution_id: ExecutionId, lane: LaneId, record: Record |
     resumed = record.attempt_state == "attempt_interrupted"
     claim = ClaimKind.RESUMED if resumed else ClaimKind.NEW
     return Candidate(execution_id, lane, claim, record.execution_kind, record.attempt_index)
-
-
-def reclaim_candidate(execution_id: ExecutionId, record: Record | None) -> Candidate | None:
-    """Return the candidate for a due lease, or None when it is not (yet) there to be taken over."""
-    if record is None or record.ownership_state not in ("lease_expired_reclaimable", "lease_revoked"):
-        return None
-    return Candidate(execution_id, record.lane, ClaimKind.RECLAIM, record.execution_kind, record.attempt_index)

@@ -18,6 +18,7 @@ from ffsuper.store.outcomes import Outcomes
 from ffsuper.store.presence import Presence, create_partition_counts, read_partition_counts
 from ffsuper.store.scans import Scans
 from ffsuper.store.sweeps import Sweeps
+from ffsuper.store.takeovers import Takeovers
 from ffsuper.store.wire import Wire
 
 
@@ -27,6 +28,7 @@ class Store:
 
     presence: Presence
     scans: Scans
+    takeovers: Takeovers
     claims: Claims
     leases: Leases
     attempts: Attempts
@@ -64,6 +66,7 @@ async def open_store(
         yield Store(
             Presence(leases, identity.instance_id),
             Scans(work),
+            Takeovers(work),
             Claims(work, identity, now_s),
             Leases(leases),
             Attempts(work, budget_partitions),

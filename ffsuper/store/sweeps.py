@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId
 from ffsuper.store import keys
-from ffsuper.store.connection import Connection
-from ffsuper.store.keys import PartitionKeys
+from ffsuper.store.looks import Index, Looks, score
 from ffsuper.store.replies import Call, Part, Status, fcall
 
 # Members in a page: what bounds the time of one call on the server, to a millisecond or two.
 PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """One index of one partition.
-
-    Attributes:
-        name: ``delayed``, ``lease_expiry``, ...
-        lane: empty for an index of the whole partition.
-    """
-
-    name: str
-    partition: int
-    lane: LaneId = LaneId("")
-
-    @property
-    def key(self) -> str:
-        """Its key."""
-        return self.beside(self.name)
-
-    def beside(self, name: str) -> str:
-        """Return the key of another index of the same lane, or of the same partition."""
-        partition = PartitionKeys.of_index(self.partition)
-        return partition.lane(self.lane, name) if self.lane else partition.index(name)
-
-
-def indexes(name: str, partitions: Sequence[int], lanes: Collection[LaneId] = (LaneId(""),)) -> list[Index]:
-    """Return the indexes of that name, of all partitions and lanes."""
-    return [Index(name, partition, lane) for lane in lanes for partition in partitions]
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What a look has found.
-
-    Attributes:
-        now_ms: the store's clock; the only one that decides what is due.
-        first_ms: the lowest score of each index that has one from its bound on.
-        damaged: keys that are no index.
-    """
-
-    now_ms: int
-    first_ms: Mapping[Index, float]
-    damaged: Collection[Index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,74 +42,20 @@ class Page:
 Move = Callable[[Index, float, int], Call[Page]]
 
 
-class Sweeps:
-    """Looks at many indexes at once, and moves what is due."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+class Sweeps(Looks):
+    """Moves what a look has found."""
 
     async def lanes(self) -> list[LaneId]:
         """Return the lanes that workers have ever served here."""
         read = Call(
             ("SMEMBERS", keys.LANES), lambda reply: [LaneId(lane.decode(errors="surrogateescape")) for lane in reply]
         )
-        return sorted(await self._connection.run(read))
-
-    async def present(self, wanted: Sequence[Index]) -> list[Index]:
-        """Return those that exist."""
-        found: list[Index] = []
-        for group in self._by_node(wanted):
-            args = [part for slot in by_slot(group) for part in (len(slot), *(index.key for index in slot))]
-            call = fcall("ffsuper_present", (group[0].key,), tuple(args), positions)
-            found += [group[position] for position in await self._connection.run(call)]
-        return found
-
-    async def due(self, bounds: Mapping[Index, float]) -> Due:
-        """Return the lowest score of each index, from its bound on."""
-        now_ms, first_ms, damaged = 0, dict[Index, float](), list[Index]()
-        for group in self._by_node(list(bounds)):
-            args: list[Part] = []
-            for slot in by_slot(group):
-                args += [len(slot), *(part for index in slot for part in (index.key, score(bounds[index])))]
-            call = fcall("ffsuper_due", (group[0].key,), tuple(args), lambda status: status)
-            status = await self._connection.run(call)
-            now_ms = max(now_ms, status.number(0))
-            for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
-                if first:
-                    first_ms[group[int(position)]] = float(first)
-                else:
-                    damaged.append(group[int(position)])
-        return Due(now_ms, first_ms, damaged)
+        lanes = await self._connection.run(read)
+        return sorted(lanes)
 
     async def move(self, calls: Sequence[Call[Page]]) -> list[Page | StoreError]:
         """Move pages; a StoreError in the place of each that failed as a whole."""
         return await self._connection.try_all(calls)
-
-    def _by_node(self, wanted: Sequence[Index]) -> Iterator[list[Index]]:
-        """Yield the indexes of each node of a cluster, in the order of their partitions; all where there is none."""
-
-        def node(index: Index) -> str:
-            return self._connection.node_of(index.key)
-
-        in_order = sorted(wanted, key=lambda index: (node(index), index.partition))
-        for _, group in groupby(in_order, node):
-            yield list(group)
-
-
-def by_slot(group: Sequence[Index]) -> Iterator[list[Index]]:
-    """Yield the indexes of each partition."""
-    for _, slot in groupby(group, lambda index: index.partition):
-        yield list(slot)
-
-
-def positions(status: Status) -> list[int]:
-    """Read a reply that is a list of positions."""
-    return [int(position) for position in status.fields]
-
-
-def score(bound: float) -> str:
-    """Return a bound as the server reads it."""
-    return f"{bound:.17g}"
 
 
 def promote_delayed(index: Index, since: float, offset: int) -> Call[Page]:
@@ -190,10 +90,8 @@ def page_call(function: str, index_keys: tuple[str, ...], since: float, offset: 
 
 def page(status: Status) -> Page:
     """Read the reply of a sweep function."""
-    outcomes = status.fields[6:]
-    return Page(
-        *(status.number(position) for position in range(4)),
-        example=status.fields[4].decode(errors="replace"),
-        why=status.fields[5].decode(errors="replace"),
-        outcomes={name.decode(): int(count) for name, count in zip(outcomes[::2], outcomes[1::2], strict=True)},
-    )
+    now_ms, seen, still_due, failed = (status.number(position) for position in range(4))
+    example, why = (status.fields[position].decode(errors="replace") for position in (4, 5))
+    outcomes = zip(status.fields[6::2], status.fields[7::2], strict=True)
+    counts = {name.decode(): int(count) for name, count in outcomes}
+    return Page(now_ms, seen, still_due, failed, example, why, counts)

@@ -19,9 +19,9 @@ end
 
 -- Calls move(member, now) for a page of the due members of an index.
 -- move: returns what became of the member, for counting; a refusal counts as well, an error as a failure
--- Returns the reply of a sweep: the server's time, how many members were seen, how many of them are still due, how many
--- have failed, one of these and why; then what became of the others, each kind with its count.
-local function sweep(index, args, move)
+-- Returns the beginning of a sweep's reply: the server's time, how many members were seen, how many of them are still due,
+-- how many have failed, one of these and why; and besides what became of the others: kind -> count.
+local function walk(index, args, move)
   local since, now = args[1], tostring(server_time_ms())
   local members = due_members(index, args, now)
   local before = redis.call('ZCOUNT', index, since, now)
@@ -39,7 +39,12 @@ local function sweep(index, args, move)
     end
   end
   local left = before - redis.call('ZCOUNT', index, since, now)
-  local reply = ok(now, #members, #members - left, failed, example, why)
+  return ok(now, #members, #members - left, failed, example, why), outcomes
+end
+
+-- As walk; the reply goes on with each kind of outcome and its count.
+local function sweep(index, args, move)
+  local reply, outcomes = walk(index, args, move)
   for outcome, count in pairs(outcomes) do
     reply[#reply + 1] = outcome
     reply[#reply + 1] = count

@@ -13,7 +13,7 @@ import trio.testing
 
 from ffsuper.actors import presence
 from ffsuper.errors import FencedError, InstanceTakenError
-from tests.fakes import HOUR_S, FakeStore
+from tests.fakes import HOUR_S, LANE, FakeStore
 
 TTL_MS = 60_000
 
@@ -22,7 +22,7 @@ TTL_MS = 60_000
 async def present(store: FakeStore, capabilities: str = "gpu") -> AsyncIterator[trio.CancelScope]:
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            await nursery.start(presence.run, store.presence, capabilities, TTL_MS)
+            await nursery.start(presence.run, store.presence, capabilities, TTL_MS, [LANE])
             yield nursery.cancel_scope
             nursery.cancel_scope.cancel()
 
@@ -57,7 +57,7 @@ async def test_a_holder_that_may_live_is_respected(other: bytes, autojump_clock:
     store = FakeStore()
     store.alive = other
     with pytest.raises(InstanceTakenError, match="another worker holds this instance id"):
-        await presence.run(store.presence, "gpu", TTL_MS)
+        await presence.run(store.presence, "gpu", TTL_MS, [LANE])
     assert (store.alive, store.capabilities) == (other, None)
 
 
@@ -68,7 +68,7 @@ async def test_the_refusal_says_who_holds_the_name_where_and_since_when(
     store.alive = holder(since="2026-01-02T03:04:05Z")
     told = f"process {os.getpid()} on {socket.gethostname()}, since 2026-01-02T03:04:05Z"
     with pytest.raises(InstanceTakenError, match=told):
-        await presence.run(store.presence, "gpu", TTL_MS)
+        await presence.run(store.presence, "gpu", TTL_MS, [LANE])
 
 
 @pytest.mark.parametrize("dead", [holder(pid=2**22 + 1), holder(process_started=1.0)])

@@ -32,7 +32,9 @@ from ffsuper.messages import (
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
 from ffsuper.store.claims import Identity
+from ffsuper.store.looks import Index
 from ffsuper.store.store import Store, open_store, prepare
+from ffsuper.store.takeovers import Expired, Taker
 from tests.fakes import LANE, FakeStore
 
 PARTITION = of_bytes(LANE.encode(), 256)
@@ -137,15 +139,18 @@ async def test_a_held_lease_is_renewed_as_often_as_asked(subject: Subject) -> No
         assert await subject.store.leases.renew([claim.lease], 5) == [None]
 
 
-async def marked(subject: Subject) -> None:
-    """Wait until the lease is over, and have it marked."""
+async def taken_away(subject: Subject) -> Candidate:
+    """Wait until the lease is over; return its execution as something to be taken over."""
+    index = Index("lease_expiry", subject.place.partition)
+    taker = Taker([LANE], "", ["job"])
     with trio.fail_after(10):
         while True:
-            now_ms = await subject.store.sweeps.now_ms()
-            due = await subject.store.sweeps.due_leases([subject.place.partition], now_ms, 0, 10)
-            if due:
-                await subject.store.sweeps.mark_expired(due)
-                return
+            due = await subject.store.takeovers.due({index: 0.0})
+            if due.first_ms[index] <= due.now_ms:
+                (page,) = await subject.store.takeovers.expired([(index, 0.0, 0)], taker)
+                assert isinstance(page, Expired)
+                (candidate,) = page.candidates
+                return candidate
             await trio.sleep(SHORT_TTL_MS / 1000)
 
 
@@ -154,9 +159,7 @@ async def test_a_lease_that_ran_out_is_reclaimed_by_a_new_attempt_and_the_old_on
 ) -> None:
     execution = subject.add()
     old = await subject.claim()
-    await marked(subject)
-    now_ms = await subject.store.sweeps.now_ms()
-    (candidate,) = await subject.store.scans.expired([subject.place.partition], now_ms, 0, 10)
+    candidate = await taken_away(subject)
     assert (candidate.execution_id, candidate.claim) == (execution, ClaimKind.RECLAIM)
     (new,) = await subject.store.claims.claim([candidate])
     assert isinstance(new, Claim)
@@ -188,5 +191,5 @@ async def test_the_alive_key_has_one_holder(subject: Subject) -> None:
     assert not await presence.renew_alive(b"me", 60_000)
     assert await presence.release_alive(b"new")
     assert await presence.take_alive(b"me", 60_000) is None
-    await presence.advertise("a,b")
+    await presence.advertise("a,b", [LANE])
     await presence.withdraw()

@@ -11,6 +11,7 @@ from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store.connection import open_connection
 from ffsuper.store.presence import Presence, parse_partition_counts
 from ffsuper.store.store import prepare
+from tests.fakes import LANE
 
 INSTANCE = "instance-1"
 
@@ -26,7 +27,7 @@ def server(settings: StoreConfig) -> redis.Redis:
 async def test_capabilities_are_advertised_and_withdrawn_again(settings: StoreConfig, server: redis.Redis) -> None:
     async with open_connection(settings, "test") as connection:
         presence = Presence(connection, INSTANCE)
-        await presence.advertise("cpu,gpu")
+        await presence.advertise("cpu,gpu", [LANE])
         assert server.get(f"ff:worker:{INSTANCE}:caps") == b"cpu,gpu"
         assert server.smembers("ff:idx:workers") == {INSTANCE.encode()}
         await presence.withdraw()
@@ -39,15 +40,15 @@ async def test_a_reader_that_sees_a_worker_in_the_index_finds_its_capabilities(
     server.set("ff:idx:workers", "not a set")  # the index entry cannot be written
     async with open_connection(settings, "test") as connection:
         with pytest.raises(StoreScriptError):
-            await Presence(connection, INSTANCE).advertise("cpu")
+            await Presence(connection, INSTANCE).advertise("cpu", [LANE])
     assert server.get(f"ff:worker:{INSTANCE}:caps") == b"cpu"
 
 
 async def test_an_empty_list_takes_an_earlier_advertisement_back(settings: StoreConfig, server: redis.Redis) -> None:
     async with open_connection(settings, "test") as connection:
         presence = Presence(connection, INSTANCE)
-        await presence.advertise("cpu")
-        await presence.advertise("")
+        await presence.advertise("cpu", [LANE])
+        await presence.advertise("", [LANE])
     assert server.keys("ff:*") == []
 
 

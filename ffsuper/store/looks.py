@@ -1,0 +1,113 @@
+"""Looks at many indexes at once, wherever a cluster keeps them: one call to each node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ffsuper.messages import LaneId
+from ffsuper.store.connection import Connection
+from ffsuper.store.keys import PartitionKeys
+from ffsuper.store.replies import Part, Status, fcall
+
+NO_LANE = LaneId("")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One index of one partition.
+
+    Attributes:
+        name: ``delayed``, ``lease_expiry``, ...
+        lane: empty for an index of the whole partition.
+    """
+
+    name: str
+    partition: int
+    lane: LaneId = NO_LANE
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+        return self.beside(self.name)
+
+    def beside(self, name: str) -> str:
+        """Return the key of another index of the same lane, or of the same partition."""
+        partition = PartitionKeys.of_index(self.partition)
+        return partition.lane(self.lane, name) if self.lane else partition.index(name)
+
+
+def indexes(name: str, partitions: Sequence[int], lanes: Collection[LaneId] = (NO_LANE,)) -> list[Index]:
+    """Return the indexes of that name, of all partitions and lanes."""
+    return [Index(name, partition, lane) for lane in lanes for partition in partitions]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a look has found.
+
+    Attributes:
+        now_ms: the store's clock; the only one that decides what is due.
+        first_ms: the lowest score of each index that has one from its bound on.
+        damaged: keys that are no index.
+    """
+
+    now_ms: int
+    first_ms: Mapping[Index, float]
+    damaged: Collection[Index]
+
+
+class Looks:
+    """Which indexes there are, and which have something due."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def present(self, wanted: Sequence[Index]) -> list[Index]:
+        """Return those that exist."""
+        found: list[Index] = []
+        for slots in self._by_node(wanted):
+            args: list[Part] = []
+            for slot in slots:
+                args += [len(slot), *(index.key for index in slot)]
+            call = fcall("ffsuper_present", (slots[0][0].key,), tuple(args), positions)
+            asked = [index for slot in slots for index in slot]
+            found += [asked[position] for position in await self._connection.run(call)]
+        return found
+
+    async def due(self, bounds: Mapping[Index, float]) -> Due:
+        """Return the lowest score of each index, from its bound on."""
+        now_ms, first_ms, damaged = 0, dict[Index, float](), list[Index]()
+        for slots in self._by_node(list(bounds)):
+            args: list[Part] = []
+            for slot in slots:
+                args += [len(slot), *(part for index in slot for part in (index.key, score(bounds[index])))]
+            call = fcall("ffsuper_due", (slots[0][0].key,), tuple(args), lambda status: status)
+            status = await self._connection.run(call)
+            asked = [index for slot in slots for index in slot]
+            now_ms = max(now_ms, status.number(0))
+            for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
+                if first:
+                    first_ms[asked[int(position)]] = float(first)
+                else:
+                    damaged.append(asked[int(position)])
+        return Due(now_ms, first_ms, damaged)
+
+    def _by_node(self, wanted: Sequence[Index]) -> Iterator[list[list[Index]]]:
+        """Yield for each node of a cluster its indexes by slot. Without a cluster there is one node, and one slot."""
+        nodes: dict[str, dict[int, list[Index]]] = {}
+        for index in wanted:
+            node = self._connection.node_of(index.key)
+            nodes.setdefault(node, {}).setdefault(index.partition if node else 0, []).append(index)
+        for slots in nodes.values():
+            yield list(slots.values())
+
+
+def positions(status: Status) -> list[int]:
+    """Read a reply that is a list of positions."""
+    return [int(position) for position in status.fields]
+
+
+def score(bound: float) -> str:
+    """Return a bound as the server reads it."""
+    return f"{bound:.17g}"
