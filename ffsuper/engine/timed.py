@@ -106,8 +106,9 @@ async def look_and_move(
                 failed = isinstance(result, StoreError) or one.failed or result.failed > 0
                 marks.passed(one.index, one.bound_ms, due.now_ms, now_s, failed=failed)
             await reports.send(report)
-    later = [first_ms for first_ms in due.first_ms.values() if first_ms > due.now_ms]
-    return min([interval_s, *((first_ms - due.now_ms) / 1000 for first_ms in later)])
+    if waiting:
+        return 0.0  # what comes behind that is known only now
+    return min([interval_s, *((first_ms - due.now_ms) / 1000 for first_ms in due.first_ms.values())])
 
 
 @dataclass(frozen=True, slots=True)

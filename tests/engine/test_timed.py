@@ -58,12 +58,14 @@ async def test_an_entry_that_is_known_is_promoted_when_it_falls_due_and_not_an_i
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     store = FakeStore()
-    known = delay(store, 1, 2.25)
+    known = [delay(store, number, 2.25 + number / 10) for number in range(5)]
     async with sweeping(store, promoting):
         await trio.sleep(2.24)
-        assert known.state == "delayed"
-        await trio.sleep(0.02)
-        assert known.state == "waiting"
+        for one in known:
+            assert one.state == "delayed"
+            await trio.sleep(0.02)
+            assert one.state == "waiting"
+            await trio.sleep(0.08)
 
 
 async def test_an_entry_that_comes_later_is_found_within_an_interval(autojump_clock: trio.testing.MockClock) -> None:
