@@ -236,6 +236,8 @@ class EngineConfig:
         execution_deadline_interval_ms: between looks for executions past their deadline.
         suspension_timeout_interval_ms: between looks for suspensions that time out.
         pending_waitpoint_interval_ms: between looks for waitpoints that no suspension has used.
+        unblock_interval_ms: between looks whether what blocked executions wait for is there: a capable worker, or
+            room in a budget or a quota.
     """
 
     enabled: bool | None = None
@@ -246,6 +248,7 @@ class EngineConfig:
     execution_deadline_interval_ms: int = 1_000
     suspension_timeout_interval_ms: int = 1_000
     pending_waitpoint_interval_ms: int = 5_000
+    unblock_interval_ms: int = 2_000
 
     def __post_init__(self) -> None:
         with Checks(self, "engine") as check:

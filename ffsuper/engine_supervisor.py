@@ -21,6 +21,7 @@ from ffsuper.engine import (
     pending_waitpoints,
     reporter,
     suspension_timeout,
+    unblock,
 )
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.sansio.partition import PartitionCounts
@@ -32,7 +33,7 @@ LOG = logging.getLogger(__name__)
 async def run(config: Config, counts: PartitionCounts) -> None:
     """Be an engine and nothing else, until SIGTERM or SIGINT."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_engine_store(config.store) as store, trio.open_nursery() as nursery:
+        async with open_engine_store(config.store, counts) as store, trio.open_nursery() as nursery:
             nursery.start_soon(lead, config, counts, store)
             LOG.info("ready", extra={"holder": holder_name(config), "partitions": counts.flow})
             async for number in signals:
@@ -75,3 +76,6 @@ async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore
         start(execution_deadline.run, settings.execution_deadline_interval_ms, partitions)
         start(suspension_timeout.run, settings.suspension_timeout_interval_ms, partitions)
         start(pending_waitpoints.run, settings.pending_waitpoint_interval_ms, partitions)
+        nursery.start_soon(
+            unblock.run, store.blocked, partitions, lanes, settings.unblock_interval_ms / 1000, send.clone()
+        )

@@ -71,7 +71,7 @@ async def run(config: Config, counts: PartitionCounts) -> Ending:
     async with (
         grants_of(config) as grants,
         open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
-        open_engine_store(config.store) as engine_store,
+        open_engine_store(config.store, counts) as engine_store,
         open_fork_server(fork_server_settings(config), log_output) as fork_server,
         trio.open_nursery() as background,
     ):

@@ -100,8 +100,9 @@ async def look(
                 places.append((index, bound_ms, offset + page.still_due))
             elif not fresh:
                 marks.passed(index, bound_ms, due.now_ms, now_s, failed=index in resting)
-    later_s = [(first_ms - due.now_ms) / 1000 for first_ms, _, _ in waiting if first_ms > due.now_ms]
-    return offers.made(found[:OFFER], now_s), min([interval_s, *later_s]) + random.random() * SPREAD_S
+    # After something was due, what comes behind that is known only at the next look.
+    pause_s = min([interval_s, *(max(0.0, first_ms - due.now_ms) / 1000 for first_ms, _, _ in waiting)])
+    return offers.made(found[:OFFER], now_s), pause_s + random.random() * SPREAD_S
 
 
 class Offers:

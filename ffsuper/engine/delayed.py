@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.lanes import LaneList
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.store.sweeps import Sweeps, promote_delayed
 
@@ -19,4 +20,5 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
-    await timed.run(sweeps, timed.Sweep("delayed", partitions, promote_delayed, lanes), interval_s, reports)
+    sweep = timed.Sweep("delayed", partitions, promote_delayed, LaneList(sweeps, lanes))
+    await timed.run(sweeps, sweep, interval_s, reports)

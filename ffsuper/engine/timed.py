@@ -8,13 +8,14 @@ in one batch; an index with more is gone on with after the others have had their
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
+from ffsuper.engine.lanes import LaneList
 from ffsuper.errors import StoreError
-from ffsuper.messages import LaneId, SweepReport
+from ffsuper.messages import SweepReport
 from ffsuper.sansio.sweep import Marks
 from ffsuper.store.looks import Due, Index, indexes
 from ffsuper.store.outage import STORE_AWAY, Outage
@@ -24,7 +25,6 @@ LOG = logging.getLogger(__name__)
 
 # Pages in a batch: the server answers nobody else while it works one off.
 BATCH = 8
-LANES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,46 +33,31 @@ class Sweep:
 
     Attributes:
         name: the indexes'.
-        lanes: the lanes that are swept at any rate; None for indexes of whole partitions.
+        lanes: for indexes of lanes; None for those of whole partitions.
     """
 
     name: str
     partitions: Sequence[int]
     move: Move
-    lanes: Sequence[LaneId] | None = None
+    lanes: LaneList | None = None
 
 
 async def run(sweeps: Sweeps, sweep: Sweep, interval_s: float, reports: trio.MemorySendChannel[SweepReport]) -> None:
     """Sweep at every interval, and when the next entry falls due, until cancelled."""
     outage = Outage(LOG)
     marks = Marks[Index]()
-    find = index_finder(sweeps, sweep)
+    wanted = indexes(sweep.name, sweep.partitions)
     async with reports:
         while True:
             try:
-                pause_s = await look_and_move(sweeps, sweep, await find(), marks, interval_s, reports)
+                if sweep.lanes is not None:
+                    wanted = indexes(sweep.name, sweep.partitions, await sweep.lanes.known())
+                pause_s = await look_and_move(sweeps, sweep, wanted, marks, interval_s, reports)
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue
             outage.over()
             await trio.sleep(pause_s)
-
-
-def index_finder(sweeps: Sweeps, sweep: Sweep) -> Callable[[], Awaitable[list[Index]]]:
-    """Return what tells the indexes to sweep. Lanes are asked for anew from time to time."""
-    found: list[Index] = []
-    asked_at_s = -LANES_S
-
-    async def find() -> list[Index]:
-        nonlocal found, asked_at_s
-        if sweep.lanes is None:
-            found = found or indexes(sweep.name, sweep.partitions)
-        elif trio.current_time() >= asked_at_s + LANES_S:
-            lanes = dict.fromkeys([*sweep.lanes, *await sweeps.lanes()])
-            found, asked_at_s = indexes(sweep.name, sweep.partitions, lanes), trio.current_time()
-        return found
-
-    return find
 
 
 async def look_and_move(

@@ -12,8 +12,9 @@ from ffsuper.messages import ExecutionId, LaneId
 
 PARTITION_CONFIG = "ff:config:partitions"
 WORKERS = "ff:idx:workers"
-# Ours: the lanes that workers have ever served, and which engine leads.
+# Ours: the lanes that workers have ever served, which workers keep their alive key, and which engine leads.
 LANES = "ffsuper:lanes"
+OWN_WORKERS = "ffsuper:workers"
 LEADER = "ffsuper:engine:leader"
 
 
@@ -94,6 +95,29 @@ class BudgetKeys:
     def dedup(self, key: str) -> str:
         """Exists while a report under this key is remembered."""
         return f"ff:usagededup:{{b:{self.partition}}}:{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaKeys:
+    """Keys of one quota policy, on its quota partition."""
+
+    partition: int
+    id: str
+
+    @property
+    def definition(self) -> str:
+        """Hash with what the policy is."""
+        return f"ff:quota:{{q:{self.partition}}}:{self.id}"
+
+    @property
+    def window(self) -> str:
+        """Admissions in the sliding window."""
+        return f"{self.definition}:window:requests_per_window"
+
+    @property
+    def concurrency(self) -> str:
+        """How many are admitted."""
+        return f"{self.definition}:concurrency"
 
 
 @dataclass(frozen=True, slots=True)

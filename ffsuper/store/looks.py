@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffsuper.messages import LaneId
+from ffsuper.store import keys
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import PartitionKeys
-from ffsuper.store.replies import Part, Status, fcall
+from ffsuper.store.replies import Call, Part, Status, fcall
 
 NO_LANE = LaneId("")
 
@@ -62,6 +63,14 @@ class Looks:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    async def lanes(self) -> list[LaneId]:
+        """Return the lanes that workers have ever served here."""
+        read = Call(
+            ("SMEMBERS", keys.LANES), lambda reply: [LaneId(lane.decode(errors="surrogateescape")) for lane in reply]
+        )
+        lanes = await self._connection.run(read)
+        return sorted(lanes)
 
     async def present(self, wanted: Sequence[Index]) -> list[Index]:
         """Return those that exist."""

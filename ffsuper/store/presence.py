@@ -58,6 +58,7 @@ class Presence:
         Of the capabilities, the list comes before the index entry; an empty one withdraws.
         """
         await self._connection.run(done("SADD", keys.LANES, *lanes))
+        await self._connection.run(done("SADD", keys.OWN_WORKERS, self._instance_id))
         if not capabilities:
             await self.withdraw()
             return
@@ -68,6 +69,7 @@ class Presence:
         """Take back what was advertised."""
         await self._connection.run(done("DEL", self._capabilities))
         await self._connection.run(done("SREM", keys.WORKERS, self._instance_id))
+        await self._connection.run(done("SREM", keys.OWN_WORKERS, self._instance_id))
 
 
 def done(*command: str) -> Call[None]:

@@ -10,6 +10,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import libraries, secrets
 from ffsuper.store.attempts import Attempts
+from ffsuper.store.blocked import Blocked
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.connection import open_connection
 from ffsuper.store.leadership import Leadership
@@ -41,13 +42,14 @@ class EngineStore:
 
     leadership: Leadership
     sweeps: Sweeps
+    blocked: Blocked
 
 
 @asynccontextmanager
-async def open_engine_store(settings: StoreConfig) -> AsyncIterator[EngineStore]:
+async def open_engine_store(settings: StoreConfig, counts: PartitionCounts) -> AsyncIterator[EngineStore]:
     """Open the connections of an engine: its lead must not wait behind a sweep."""
     async with open_connection(settings, "lead") as lead, open_connection(settings, "sweeps") as sweeps:
-        yield EngineStore(Leadership(lead), Sweeps(sweeps))
+        yield EngineStore(Leadership(lead), Sweeps(sweeps), Blocked(sweeps, counts))
 
 
 @asynccontextmanager

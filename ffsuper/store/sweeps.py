@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ffsuper.errors import StoreError
-from ffsuper.messages import LaneId
-from ffsuper.store import keys
 from ffsuper.store.looks import Index, Looks, score
 from ffsuper.store.replies import Call, Part, Status, fcall
 
@@ -44,14 +42,6 @@ Move = Callable[[Index, float, int], Call[Page]]
 
 class Sweeps(Looks):
     """Moves what a look has found."""
-
-    async def lanes(self) -> list[LaneId]:
-        """Return the lanes that workers have ever served here."""
-        read = Call(
-            ("SMEMBERS", keys.LANES), lambda reply: [LaneId(lane.decode(errors="surrogateescape")) for lane in reply]
-        )
-        lanes = await self._connection.run(read)
-        return sorted(lanes)
 
     async def move(self, calls: Sequence[Call[Page]]) -> list[Page | StoreError]:
         """Move pages; a StoreError in the place of each that failed as a whole."""

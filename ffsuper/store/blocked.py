@@ -1,0 +1,186 @@
+"""Executions that wait for capabilities, a budget or a quota: for which, whether it is there, letting them go."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ffsuper.errors import StoreError, StoreScriptError
+from ffsuper.sansio.partition import PartitionCounts, of_bytes
+from ffsuper.store import keys
+from ffsuper.store.connection import Connection
+from ffsuper.store.keys import BudgetKeys, QuotaKeys
+from ffsuper.store.looks import Index, Looks
+from ffsuper.store.replies import Call, Status, fcall, text_fields
+
+T = TypeVar("T")
+
+PAGE = 200
+# Commands in one pipeline.
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Causes:
+    """What a page of blocked executions waits for.
+
+    Attributes:
+        counts: cause, as in the records, to how many wait for it.
+    """
+
+    seen: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of a page of blocked executions.
+
+    Attributes:
+        used: cause to how many were let go that waited for it.
+        failed: how many could not be let go because of an error.
+        example: one of these, ...
+        why: ... and its error.
+    """
+
+    seen: int
+    released: int
+    failed: int
+    example: str
+    why: str
+    used: Mapping[str, int]
+
+
+class Blocked(Looks):
+    """What the unblock sweep does in the store."""
+
+    def __init__(self, connection: Connection, counts: PartitionCounts) -> None:
+        super().__init__(connection)
+        self._counts = counts
+
+    async def causes(self, places: Sequence[tuple[Index, int]]) -> list[Causes | StoreError]:
+        """Tell for pages, each an index and a position in it, what their executions wait for."""
+        return await self._connection.try_all([causes_page(index, offset) for index, offset in places])
+
+    async def release(self, places: Sequence[tuple[Index, int, Mapping[str, int]]]) -> list[Released | StoreError]:
+        """Let those executions of pages go that wait for one of the causes, each cause so many at most."""
+        return await self._connection.try_all([release_page(*place) for place in places])
+
+    async def live_capabilities(self) -> set[str]:
+        """Return the capability lists of all workers that live, comma-separated, each once.
+
+        A worker of ours lives as long as its alive key. Workers of other makers do not renew theirs; they count as
+        long as they are advertised.
+        """
+        read_all = [members(keys.WORKERS), members(keys.OWN_WORKERS)]
+        advertised, own = await self._connection.run_all(read_all)
+        workers = sorted(advertised)
+        found: set[str] = set()
+        for start in range(0, len(workers), BATCH // 2):
+            batch = workers[start : start + BATCH // 2]
+            lists = await self._connection.run_all([read_text(keys.worker_capabilities(one)) for one in batch])
+            alive = await self._connection.run_all([exists(keys.worker_alive(one)) for one in batch])
+            judged = zip(batch, lists, alive, strict=True)
+            found |= {text for one, text, lives in judged if text and (lives or one not in own)}
+        return found
+
+    async def used_up(self, ids: Collection[str]) -> set[str]:
+        """Return which of these budgets have reached a hard limit, or cannot be read. What is no id is no budget."""
+        known = {text: at for text in ids if (at := self._budget_keys(text)) is not None}
+        reads = [Call(("HGETALL", key), text_fields) for at in known.values() for key in (at.limits, at.usage)]
+        found: list[dict[str, str] | None] = await self._read(reads)
+        budgets = zip(known, found[::2], found[1::2], strict=True)
+        return {one for one, limits, usage in budgets if limits is None or usage is None or is_used_up(limits, usage)}
+
+    async def _read(self, calls: Sequence[Call[T]]) -> list[T | None]:
+        """Read; None in the place of keys that hold something else than they should."""
+        results = await self._connection.try_all(calls)
+        for result in results:
+            if isinstance(result, StoreError) and not isinstance(result, StoreScriptError):
+                raise result
+        return [None if isinstance(result, StoreError) else result for result in results]
+
+    def _budget_keys(self, text: str) -> BudgetKeys | None:
+        try:
+            return BudgetKeys(of_bytes(uuid.UUID(text).bytes, self._counts.budget), text)
+        except ValueError:
+            return None
+
+    async def quota_room(self, ids: Collection[str]) -> dict[str, int | None]:
+        """Return for how many executions each quota has room now; None without end, and for what is no quota's id."""
+        known = {text: at for text in ids if (at := self._quota_keys(text)) is not None}
+        found: list[float | None] = await self._read([read_quota_room(at) for at in known.values()])
+        rooms = {text: 0 if room is None else room for text, room in zip(known, found, strict=True)}
+        return {text: None if (room := rooms.get(text, math.inf)) == math.inf else int(room) for text in ids}
+
+    def _quota_keys(self, text: str) -> QuotaKeys | None:
+        try:
+            return QuotaKeys(of_bytes(uuid.UUID(text).bytes, self._counts.quota), text)
+        except ValueError:
+            return None
+
+
+def members(key: str) -> Call[set[str]]:
+    """Read a set of names."""
+    return Call(("SMEMBERS", key), lambda reply: {one.decode(errors="surrogateescape") for one in reply})
+
+
+def read_text(key: str) -> Call[str]:
+    """Read a text; empty when there is none."""
+    return Call(("GET", key), lambda reply: (reply or b"").decode(errors="surrogateescape"))
+
+
+def exists(key: str) -> Call[bool]:
+    """Tell whether a key exists."""
+    return Call(("EXISTS", key), bool)
+
+
+def is_used_up(limits: Mapping[str, str], usage: Mapping[str, str]) -> bool:
+    """Tell whether a budget has reached one of its hard limits."""
+    hard = {name.removeprefix("hard:"): number(limit) for name, limit in limits.items() if name.startswith("hard:")}
+    return any(limit > 0 and number(usage.get(name, "")) >= limit for name, limit in hard.items())
+
+
+def read_quota_room(at: QuotaKeys) -> Call[float]:
+    """Read for how many more executions a quota has room; infinity without end."""
+    keys_used = (at.definition, at.window, at.concurrency)
+    return fcall("ffsuper_quota_room", keys_used, (), lambda status: float(status.text(0) or math.inf))
+
+
+def number(text: str) -> float:
+    """Read a number; 0 for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def causes_page(index: Index, offset: int) -> Call[Causes]:
+    """Tell what a page waits for."""
+
+    def parse(status: Status) -> Causes:
+        return Causes(status.number(0), counted(status.fields[1:]))
+
+    return fcall("ffsuper_blocked_causes", (index.key,), (offset, PAGE), parse)
+
+
+def release_page(index: Index, offset: int, room: Mapping[str, int]) -> Call[Released]:
+    """Let executions of a page go."""
+
+    def parse(status: Status) -> Released:
+        seen, released, failed = (status.number(position) for position in range(3))
+        return Released(seen, released, failed, status.text(3), status.text(4), counted(status.fields[5:]))
+
+    pairs = [part for pair in room.items() for part in pair]
+    return fcall("ffsuper_unblock", (index.key, index.beside("eligible")), (offset, PAGE, *pairs), parse)
+
+
+def counted(fields: Sequence[bytes]) -> dict[str, int]:
+    """Read causes and their counts."""
+    return {
+        cause.decode(errors="surrogateescape"): int(count)
+        for cause, count in zip(fields[::2], fields[1::2], strict=True)
+    }
