@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ OUTPUT_S = 0.2
 # A child that is asked to go may take this long.
 LEAVE_S = 1.0
 SERVER_LEAVE_S = 2.0
+ORPHAN_POLL_S = 0.01
 FORK_SERVER = (sys.executable, "-m", "ffsuper.child.forkserver")
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 INHERITED_PREFIXES = ("LC_", "PYTHON")
@@ -129,8 +131,20 @@ def kill_orphans(owner: str, supervisor_pid: int, timeout_s: float) -> bool:
     for orphan in orphans:
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
-    _, alive = psutil.wait_procs(orphans, timeout_s)
-    return not alive
+    give_up_s = time.monotonic() + timeout_s
+    while any(map(is_running, orphans)):
+        if time.monotonic() > give_up_s:
+            return False
+        time.sleep(ORPHAN_POLL_S)
+    return True
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Tell whether a process runs; a dead one that nobody has reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def has_mark(process: psutil.Process, mark: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ffsuper.messages import LaneId
 from ffsuper.store import keys
@@ -14,7 +15,7 @@ from ffsuper.store.replies import Call, Part, Status, fcall
 NO_LANE = LaneId("")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """One index of one partition.
 
@@ -27,7 +28,7 @@ class Index:
     partition: int
     lane: LaneId = NO_LANE
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Its key."""
         return self.beside(self.name)

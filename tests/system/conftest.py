@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from ffsuper.client import Client
 from tests.redis_server import running_server
@@ -16,6 +17,13 @@ from tests.system.workers import Workers
 def store_url(tmp_path: Path) -> Iterator[str]:
     with running_server(tmp_path) as url:
         yield url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[redis.Redis]:
+    """Provide the store itself, for what a test changes behind everybody's back."""
+    with redis.Redis.from_url(store_url) as connection:
+        yield connection
 
 
 @pytest.fixture

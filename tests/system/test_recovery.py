@@ -6,9 +6,14 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import redis
+
+from ffsuper.child.process import is_running
 from ffsuper.client import Client
-from ffsuper.messages import LaneId
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.submissions import Submission
 from tests.system.test_worker import RETRY_AT_ONCE, read
 from tests.system.workers import LIMIT_S, Workers, eventually
@@ -84,3 +89,55 @@ def overlaps(history: Path) -> list[str]:
         elif running[execution][0] != attempt:
             found.append(line)
     return found
+
+
+def test_a_worker_that_is_started_again_takes_its_own_work_back_at_once(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    first = workers.start("same", ttl_ms=30_000)
+    execution = client.submit("wait-for-file", {"folder": str(tmp_path)})
+    eventually(lambda: read(tmp_path / "started-0"), "the first attempt")
+    children = first.children()
+    first.signal(signal.SIGKILL)
+    first.wait()
+    killed_s = time.monotonic()
+    again = workers.start("same", ttl_ms=30_000)
+    eventually(lambda: read(tmp_path / "started-1"), "the second attempt")
+    assert time.monotonic() - killed_s < 10.0, "it has waited for the lease to run out"
+    assert not any(map(is_running, children))
+    again.wait_for("leases of a dead process ended", leases=1)
+    (tmp_path / "go").touch()
+    shown = client.wait(execution, LIMIT_S)
+    assert (shown.state, shown.attempts[1]["attempt_type"]) == ("completed", "reclaim")
+
+
+def test_ten_thousand_executions_that_nobody_here_can_take_over_hide_none_that_can_be(
+    workers: Workers, client: Client, store: redis.Redis, tmp_path: Path
+) -> None:
+    ttl_s = 2.0
+    victim = workers.start("victim", ttl_ms=int(ttl_s * 1000), children=1, engine="false")
+    busy = client.submit("wait-for-file", {"folder": str(tmp_path)})
+    eventually(lambda: read(tmp_path / "started-0"), "the first attempt")
+    abandon(store, busy, 10_000)
+    workers.start("heir", ttl_ms=int(ttl_s * 1000), children=1)
+    victim.signal(signal.SIGKILL)
+    victim.wait()
+    killed_s = time.monotonic()
+    eventually(lambda: read(tmp_path / "started-1"), "the second attempt")
+    took_s = time.monotonic() - killed_s
+    (tmp_path / "go").touch()
+    assert client.wait(busy, LIMIT_S).state == "completed"
+    assert took_s <= ttl_s + 1.0, f"recovery took {took_s:.2f} s"
+
+
+def abandon(store: redis.Redis, beside: str, count: int) -> None:
+    """Copy a running execution many times, as one of a kind that no worker knows, with a lease that ran out."""
+    keys = ExecutionKeys.of(ExecutionId(beside))
+    record: dict[Any, Any] = store.hgetall(keys.core)
+    pipeline = store.pipeline(transaction=False)
+    for number in range(count):
+        copy = ExecutionKeys.of(ExecutionId(f"{keys.tag}:00000000-0000-0000-0000-{number:012}"))
+        changes: dict[Any, Any] = {"execution_id": copy.id, "execution_kind": "foreign", "lease_expires_at": "1"}
+        pipeline.hset(copy.core, mapping={**record, **changes})
+        pipeline.zadd(keys.partition.index("lease_expiry"), {copy.id: number})
+    pipeline.execute()

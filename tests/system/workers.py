@@ -26,7 +26,7 @@ id = "test"
 instance_id = "{name}"
 lanes = {lanes}
 capabilities = {capabilities}
-handlers = ["{handlers}"]
+handlers = {handlers}
 python_path = ["{checkout}"]
 
 [store]
@@ -114,6 +114,19 @@ class Workers:
 
     def launch(self, name: str = "worker-1", **settings: object) -> Worker:
         """Start a worker."""
+        return self._run(name, [], settings)
+
+    def start_engine(self, name: str = "engine-1", **settings: object) -> Worker:
+        """Start an engine without handlers, and wait until it is ready."""
+        engine = self.launch_engine(name, **settings)
+        engine.wait_for("ready")
+        return engine
+
+    def launch_engine(self, name: str, **settings: object) -> Worker:
+        """Start an engine."""
+        return self._run(name, ["engine"], settings)
+
+    def _run(self, name: str, subcommand: list[str], settings: dict[str, object]) -> Worker:
         defaults: dict[str, object] = {
             "lanes": '["default"]',
             "capabilities": "[]",
@@ -131,12 +144,13 @@ class Workers:
             "engine": "true",
         }
         values = defaults | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}
+        values["handlers"] = json.dumps([values["handlers"]] if values["handlers"] else [])
         toml = self.folder / f"{name}.toml"
         toml.write_text(WORKER_TOML.format(**values))
         log_path = self.folder / f"{name}-{len(self.started)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ffsuper", "--config", str(toml)],
+                [sys.executable, "-m", "ffsuper", *subcommand, "--config", str(toml)],
                 stderr=log,
                 env=os.environ | {"PYTHONWARNINGS": "default"},
             )
