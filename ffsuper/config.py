@@ -253,9 +253,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         with Checks(self, "engine") as check:
             check.between("leader_ttl_ms", 300, HOUR_MS)
-            for field_name in fields(self):
-                if field_name.name.endswith("_interval_ms"):
-                    check.between(field_name.name, 1, 24 * HOUR_MS)
+            for key in (one.name for one in fields(self) if one.name.endswith("_interval_ms")):
+                check.between(key, 1, 24 * HOUR_MS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,8 +245,9 @@ def test_a_value_is_not_blamed_for_not_fitting_a_wrong_one() -> None:
         (ChildrenConfig, "max_restarts", 0, 1_000_000),
         (ChildrenConfig, "restart_window_s", 0.1, 366 * 86_400.0),
         (DrainConfig, "timeout_s", 0.0, 366 * 86_400.0),
-        (EngineConfig, "delayed_interval_ms", 1, 3_600_000),
-        (EngineConfig, "lease_expiry_interval_ms", 1, 3_600_000),
+        (EngineConfig, "leader_ttl_ms", 300, 3_600_000),
+        (EngineConfig, "delayed_interval_ms", 1, 86_400_000),
+        (EngineConfig, "unblock_interval_ms", 1, 86_400_000),
     ],
 )
 def test_numbers_are_accepted_up_to_their_bounds(

@@ -21,4 +21,4 @@ async def run(
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
     sweep = timed.Sweep("delayed", partitions, promote_delayed, LaneList(sweeps, lanes))
-    await timed.run(sweeps, sweep, interval_s, reports)
+    await timed.keep_sweeping(sweeps, sweep, interval_s, reports)

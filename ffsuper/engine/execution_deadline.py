@@ -18,4 +18,6 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep until cancelled."""
-    await timed.run(sweeps, timed.Sweep("execution_deadline", partitions, expire_executions), interval_s, reports)
+    await timed.keep_sweeping(
+        sweeps, timed.Sweep("execution_deadline", partitions, expire_executions), interval_s, reports
+    )

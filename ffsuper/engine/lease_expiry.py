@@ -18,4 +18,4 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep until cancelled."""
-    await timed.run(sweeps, timed.Sweep("lease_expiry", partitions, mark_expired), interval_s, reports)
+    await timed.keep_sweeping(sweeps, timed.Sweep("lease_expiry", partitions, mark_expired), interval_s, reports)

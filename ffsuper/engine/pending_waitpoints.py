@@ -18,6 +18,6 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep until cancelled."""
-    await timed.run(
+    await timed.keep_sweeping(
         sweeps, timed.Sweep("pending_waitpoint_expiry", partitions, close_waitpoints), interval_s, reports
     )

@@ -18,4 +18,6 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep until cancelled."""
-    await timed.run(sweeps, timed.Sweep("suspension_timeout", partitions, expire_suspensions), interval_s, reports)
+    await timed.keep_sweeping(
+        sweeps, timed.Sweep("suspension_timeout", partitions, expire_suspensions), interval_s, reports
+    )

@@ -42,7 +42,9 @@ class Sweep:
     lanes: LaneList | None = None
 
 
-async def run(sweeps: Sweeps, sweep: Sweep, interval_s: float, reports: trio.MemorySendChannel[SweepReport]) -> None:
+async def keep_sweeping(
+    sweeps: Sweeps, sweep: Sweep, interval_s: float, reports: trio.MemorySendChannel[SweepReport]
+) -> None:
     """Sweep at every interval, and when the next entry falls due, until cancelled."""
     outage = Outage(LOG)
     marks = Marks[Index]()
