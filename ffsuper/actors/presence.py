@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from ffsuper.store.presence import Presence
 LOG = logging.getLogger(__name__)
 
 RENEWALS_PER_TTL = 4
+RENEWALS_PER_ADVERTISEMENT = 4
 WITHDRAW_S = 2.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -50,7 +52,7 @@ async def run(
     try:
         await presence.advertise(capabilities, lanes)
         task_status.started(predecessor)
-        await keep_key(presence, holder, ttl_ms)
+        await keep_key(presence, holder, ttl_ms, capabilities, lanes)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):
             try:
@@ -71,16 +73,20 @@ async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> int | None
     return None
 
 
-async def keep_key(presence: Presence, holder: bytes, ttl_ms: int) -> None:
-    """Renew the alive key for ever.
+async def keep_key(
+    presence: Presence, holder: bytes, ttl_ms: int, capabilities: str, lanes: Sequence[LaneId]
+) -> None:
+    """Renew the alive key for ever, and what is advertised from time to time: a store can lose that, too.
 
     Raises:
         FencedError: it is another's.
     """
     outage = Outage(LOG)
-    while True:
+    for number in itertools.count(1):
         await trio.sleep(ttl_ms / 1000 / RENEWALS_PER_TTL)
         try:
+            if number % RENEWALS_PER_ADVERTISEMENT == 0:
+                await presence.advertise(capabilities, lanes)
             if await presence.renew_alive(holder, ttl_ms):
                 outage.over()
                 continue

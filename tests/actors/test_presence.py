@@ -108,3 +108,19 @@ async def test_a_store_that_is_away_at_the_end_does_not_hold_up_the_exit(
     async with present(store):
         store.away = True
     assert trio.current_time() < presence.WITHDRAW_S + 1
+
+
+async def test_what_a_store_has_lost_of_the_advertisement_comes_back(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    async with present(store):
+        store.capabilities, store.lanes = None, []
+        await trio.sleep(1.1 * TTL_MS / 1000)
+        assert [store.capabilities, store.lanes] == ["gpu", [LANE]]
+
+
+async def test_it_tells_the_process_that_the_key_was_taken_over_from(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    store.alive = holder(process_started=0.0)
+    async with trio.open_nursery() as nursery:
+        assert await nursery.start(presence.run, store.presence, "gpu", TTL_MS, [LANE]) == os.getpid()
+        nursery.cancel_scope.cancel()

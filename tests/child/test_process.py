@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ffsuper.child.process import ForkServerSettings
+from ffsuper.child.process import ForkServerSettings, is_running, kill_orphans
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
 from ffsuper.messages import Completed, InterruptReason, Progress
 from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
@@ -248,7 +248,7 @@ from ffsuper.child.process import ForkServerSettings, open_fork_server
 from tests.child.children import start
 
 async def main():
-    settings = ForkServerSettings(("tests.child.handlers_for_tests",))
+    settings = ForkServerSettings(("tests.child.handlers_for_tests",), owner="worker-1")
     async with open_fork_server(settings, lambda *line: None) as server:
         child = await server.spawn()
         await child.send(start("hold-gil", b""))
@@ -299,3 +299,25 @@ async def test_a_daemon_in_its_own_session_dies_with_its_child() -> None:
         child.kill()
         await child.wait_dead()
         assert not process.is_running()
+
+
+def test_what_a_dead_supervisor_has_left_is_found_by_its_mark_and_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        child = psutil.Process(int(supervisor.stdout.readline()))
+        server = child.parent()
+        assert server is not None
+        server.suspend()  # it cannot obey when its supervisor dies
+        supervisor.kill()
+    assert is_running(server)
+    assert kill_orphans("worker-2", supervisor.pid, 5.0)
+    assert is_running(server)
+    assert kill_orphans("worker-1", supervisor.pid, 5.0)
+    assert not is_running(server)
+    assert not is_running(child)
+
+
+async def test_the_children_of_this_very_process_are_no_orphans() -> None:
+    async with one_child(settings=replace(SETTINGS, owner="worker-1")) as child:
+        assert kill_orphans("worker-1", os.getpid(), 5.0)
+        assert await ask(child, "print", 1) == Completed(b"")
