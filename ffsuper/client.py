@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 import uuid
@@ -15,7 +14,6 @@ from typing import Any, Self, TypeVar
 from ffsuper.config import StoreConfig
 from ffsuper.errors import (
     ExecutionNotFoundError,
-    InvalidRequestError,
     LeaseLostError,
     LibraryMissingError,
     OutcomeUnknownError,
@@ -23,9 +21,10 @@ from ffsuper.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.flows import Flow, valid_flow_id
+from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
-from ffsuper.store import embedded, libraries, signals, streams, submissions
+from ffsuper.store import embedded, flows, libraries, signals, streams, submissions
 from ffsuper.store.presence import read_partition_counts
 from ffsuper.store.replies import Call
 from ffsuper.store.signals import Delivery, OpenWaitpoint, Signal
@@ -36,7 +35,6 @@ from ffsuper.store.wire import Wire
 
 T = TypeVar("T")
 
-FINAL_STATES = frozenset({"completed", "failed", "cancelled", "expired", "skipped"})
 # Submissions of one pipeline: enough to hide the round trip, few enough to keep the server answering others.
 SUBMIT_BATCH = 200
 FIRST_POLL_S = 0.002
@@ -87,7 +85,7 @@ class Client:
             self._settings = opening.enter_context(embedded.reachable(settings, owner=False))
             self._wire = Wire(self._settings, "ffsuper-client")
             opening.callback(self._wire.close)
-            counts = self._run(read_partition_counts())
+            counts = self.run(read_partition_counts())
             self._counts = prepare(self._settings, embedded.new_counts(settings)) if counts is None else counts
             self._opened = opening.pop_all()
 
@@ -139,9 +137,9 @@ class Client:
             [
                 Submission(
                     execution_id=self.new_id(lane),
-                    lane=valid_lane(lane),
+                    lane=submissions.valid_lane(lane),
                     execution_kind=kind,
-                    payload=payload if isinstance(payload, bytes) else json.dumps(payload).encode(),
+                    payload=submissions.as_payload(payload),
                     namespace=namespace,
                     priority=priority,
                     policy=policy or {},
@@ -155,7 +153,7 @@ class Client:
 
     def new_id(self, lane: str) -> ExecutionId:
         """Return a fresh id for an execution of this lane, for ``submit_many``."""
-        return partition.mint(valid_lane(lane), self._counts.flow, uuid.uuid4())
+        return partition.mint(submissions.valid_lane(lane), self._counts.flow, uuid.uuid4())
 
     def submit_many(self, wanted: Sequence[Submission]) -> list[ExecutionId]:
         """Submit executions in few round trips; return their ids in order. Repeating it submits nothing twice."""
@@ -188,7 +186,7 @@ class Client:
         Raises:
             ExecutionNotFoundError: there is none with this id.
         """
-        state = self._run(submissions.read_public_state(partition.parse(execution_id)))
+        state = self.run(submissions.read_public_state(partition.parse(execution_id)))
         if state is None:
             raise ExecutionNotFoundError("state", "execution_not_found", (execution_id,))
         return state
@@ -203,7 +201,7 @@ class Client:
 
     def result(self, execution_id: str) -> bytes | None:
         """Return the result's bytes; None when there is none (yet)."""
-        return self._run(submissions.read_result(partition.parse(execution_id)))
+        return self.run(submissions.read_result(partition.parse(execution_id)))
 
     def results(self, execution_ids: Sequence[ExecutionId]) -> list[bytes | None]:
         """Return many results in few round trips, in order."""
@@ -220,6 +218,16 @@ class Client:
             TimeoutError: it has not ended in time.
             ExecutionNotFoundError: there is none with this id.
         """
+        self.wait_final(execution_id, timeout_s)
+        return self.show(execution_id)
+
+    def wait_final(self, execution_id: str, timeout_s: float | None = None) -> str:
+        """Wait until an execution has ended, and return its state.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            ExecutionNotFoundError: there is none with this id.
+        """
         give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = FIRST_POLL_S
         while (state := self.state(execution_id)) not in FINAL_STATES:
@@ -227,7 +235,7 @@ class Client:
                 raise TimeoutError(f"{execution_id} is still {state} after {timeout_s:g} s")
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
-        return self.show(execution_id)
+        return state
 
     def cancel(self, execution_id: str, reason: str = "cancelled by operator") -> Execution:
         """Cancel an execution in whatever state it is, and return it as it is then.
@@ -238,7 +246,7 @@ class Client:
         """
         execution = self.show(execution_id)
         try:
-            self._run(submissions.cancel(execution.id, execution.record, reason))
+            self.run(submissions.cancel(execution.id, execution.record, reason))
         except LeaseLostError:
             ended = self.show(execution_id)
             if execution.is_final or ended.state != "cancelled":
@@ -249,8 +257,8 @@ class Client:
     def waitpoint(self, execution_id: str) -> OpenWaitpoint | None:
         """Return the waitpoint that a suspended execution waits at, with its token; None when it waits at none."""
         known = partition.parse(execution_id)
-        waitpoint_id = self._run(signals.read_current_waitpoint(known))
-        return self._run(signals.read_waitpoint(known, waitpoint_id)) if waitpoint_id else None
+        waitpoint_id = self.run(signals.read_current_waitpoint(known))
+        return self.run(signals.read_waitpoint(known, waitpoint_id)) if waitpoint_id else None
 
     def signal(
         self,
@@ -279,21 +287,21 @@ class Client:
         """
         execution = self.show(execution_id)
         current = waitpoint_id or execution.record.get("current_waitpoint_id", "")
-        point = self._run(signals.read_waitpoint(execution.id, current)) if current else None
+        point = self.run(signals.read_waitpoint(execution.id, current)) if current else None
         if point is None:
             raise RefusedError("signal", "execution_not_suspended", (execution.state,))
         wanted = Signal(
             execution_id=execution.id,
             waitpoint_id=point.id,
             name=name,
-            payload=payload if isinstance(payload, bytes) else json.dumps(payload).encode(),
+            payload=submissions.as_payload(payload),
             token=token or point.token,
             idempotency_key=idempotency_key or str(uuid.uuid4()),
             source_identity=source,
         )
         if point.state == "pending":
-            return self._run(signals.buffer(wanted))
-        return self._run(signals.deliver(wanted, LaneId(execution.lane)))
+            return self.run(signals.buffer(wanted))
+        return self.run(signals.deliver(wanted, LaneId(execution.lane)))
 
     def tail(self, execution_id: str, *, live: bool = True) -> Iterator[StreamFrame]:
         """Yield the frames of all attempts in order, and those to come until the execution has ended.
@@ -311,9 +319,29 @@ class Client:
         finally:
             wire.close()
 
+    def create_flow(self, kind: str = "flow", *, namespace: str = "default") -> Flow:
+        """Create a flow without members.
+
+        Args:
+            kind: what it is for; for people.
+            namespace: also of its members.
+        """
+        flow = self.flow(str(uuid.uuid4()), namespace=namespace)
+        self.run(flows.create_flow(flow.keys, kind, namespace))
+        return flow
+
+    def flow(self, flow_id: str, *, namespace: str = "default") -> Flow:
+        """Return a flow that was created before; whether there is one shows when it is used.
+
+        Raises:
+            InvalidRequestError: that is no flow id.
+        """
+        number = partition.of_bytes(valid_flow_id(flow_id).bytes, self._counts.flow)
+        return Flow(self, flow_id, number, namespace)
+
     def history(self, execution_id: str) -> list[dict[str, str]]:
         """Return the events of an execution's leases, oldest first, as far back as the store keeps them."""
-        return self._run(submissions.read_history(partition.parse(execution_id)))
+        return self.run(submissions.read_history(partition.parse(execution_id)))
 
     def list_lane(self, lane: str, index: str = "eligible", limit: int = 100) -> list[Execution]:
         """Return executions of a lane that are in one of its indexes, all partitions together, first ones first.
@@ -321,7 +349,7 @@ class Client:
         Args:
             index: ``eligible``, ``delayed``, ``active``, ``suspended``, ``terminal``, ``blocked:route``, ...
         """
-        known = valid_lane(lane)
+        known = submissions.valid_lane(lane)
         pages = self._run_all(
             [submissions.read_index(known, number, index, 0, limit) for number in range(self._counts.flow)]
         )
@@ -330,7 +358,7 @@ class Client:
 
     def depth(self, lane: str) -> dict[str, int]:
         """Return how many executions of a lane are in each of its indexes."""
-        known = valid_lane(lane)
+        known = submissions.valid_lane(lane)
         pairs = [(name, number) for name in submissions.LANE_INDEXES for number in range(self._counts.flow)]
         counted = self._run_all([submissions.count_index(known, number, name) for name, number in pairs])
         totals = dict.fromkeys(submissions.LANE_INDEXES, 0)
@@ -338,7 +366,8 @@ class Client:
             totals[name] += count
         return totals
 
-    def _run(self, call: Call[T]) -> T:
+    def run(self, call: Call[T]) -> T:
+        """Carry out a call that may be repeated, waiting while the store is away."""
         (result,) = self._run_all([call])
         return result
 
@@ -366,17 +395,6 @@ class Client:
             if isinstance(reply, StoreError):
                 raise reply
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
-
-
-def valid_lane(lane: str) -> LaneId:
-    """Return ``lane`` as the protocol wants it.
-
-    Raises:
-        InvalidRequestError: it is empty, too long, or not printable ASCII.
-    """
-    if not lane or len(lane) > 64 or not all(" " <= sign <= "~" for sign in lane):
-        raise InvalidRequestError("submit", "invalid_input", (f"lane {lane!r}: 1 to 64 printable ASCII characters",))
-    return LaneId(lane)
 
 
 def due_ms(delay: float | timedelta | datetime, now_s: Callable[[], float] = time.time) -> int:

@@ -238,6 +238,13 @@ class EngineConfig:
         pending_waitpoint_interval_ms: between looks for waitpoints that no suspension has used.
         unblock_interval_ms: between looks whether what blocked executions wait for is there: a capable worker, or
             room in a budget or a quota.
+        dependency_interval_ms: between looks at executions that wait for others; usually these are told at once.
+        retention_interval_ms: between looks for ended executions that were kept for long enough.
+        index_interval_ms: between looks whether all executions are in the indexes that they belong into.
+        flow_summary_interval_ms: between summaries of the flows.
+        budget_reset_interval_ms: between looks for budgets that are to be reset.
+        budget_interval_ms: between looks whether the breach marks of budgets are right.
+        quota_interval_ms: between looks whether the counters of quotas are right.
     """
 
     enabled: bool | None = None
@@ -249,6 +256,13 @@ class EngineConfig:
     suspension_timeout_interval_ms: int = 1_000
     pending_waitpoint_interval_ms: int = 5_000
     unblock_interval_ms: int = 2_000
+    dependency_interval_ms: int = 15_000
+    retention_interval_ms: int = 60_000
+    index_interval_ms: int = 300_000
+    flow_summary_interval_ms: int = 15_000
+    budget_reset_interval_ms: int = 5_000
+    budget_interval_ms: int = 30_000
+    quota_interval_ms: int = 30_000
 
     def __post_init__(self) -> None:
         with Checks(self, "engine") as check:

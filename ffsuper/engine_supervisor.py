@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -14,17 +15,26 @@ from ffsuper.clock import boottime_s
 from ffsuper.config import Config
 from ffsuper.engine import (
     attempt_timeout,
+    budget_reconciler,
+    budget_reset,
+    completions,
     delayed,
+    dependencies,
     execution_deadline,
+    flow_summary,
+    index_reconciler,
     leader,
     lease_expiry,
     pending_waitpoints,
+    quota_reconciler,
     reporter,
+    retention,
     suspension_timeout,
     unblock,
 )
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.sansio.partition import PartitionCounts
+from ffsuper.store.announcements import COMPLETIONS, open_announcements
 from ffsuper.store.store import EngineStore, open_engine_store
 
 LOG = logging.getLogger(__name__)
@@ -59,23 +69,33 @@ async def lead(config: Config, counts: PartitionCounts, store: EngineStore) -> N
 
 async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore) -> None:
     """Run all sweeps until cancelled."""
-    sweeps, settings = store.sweeps, config.engine
+    settings = config.engine
     lanes = [LaneId(lane) for lane in config.worker.lanes]
-    partitions = range(counts.flow)
+    flows, budgets, quotas = range(counts.flow), range(counts.budget), range(counts.quota)
     # No buffer: a sweep that is ahead of the log can wait for it.
     send, receive = trio.open_memory_channel[SweepReport](0)
-    async with trio.open_nursery() as nursery, send:
+    async with (
+        open_announcements(config.store, COMPLETIONS) as ended,
+        trio.open_nursery() as nursery,
+        send,
+    ):
 
-        def start(run: Callable[..., object], interval_ms: int, *before: object) -> None:
-            nursery.start_soon(run, sweeps, *before, interval_ms / 1000, send.clone())  # type: ignore[arg-type]
+        def start(run: Callable[..., Awaitable[None]], interval_ms: int, *what: object) -> None:
+            nursery.start_soon(partial(run, *what, interval_ms / 1000, send.clone()))
 
         nursery.start_soon(reporter.run, receive)
-        start(delayed.run, settings.delayed_interval_ms, partitions, lanes)
-        start(lease_expiry.run, settings.lease_expiry_interval_ms, partitions)
-        start(attempt_timeout.run, settings.attempt_timeout_interval_ms, partitions)
-        start(execution_deadline.run, settings.execution_deadline_interval_ms, partitions)
-        start(suspension_timeout.run, settings.suspension_timeout_interval_ms, partitions)
-        start(pending_waitpoints.run, settings.pending_waitpoint_interval_ms, partitions)
-        nursery.start_soon(
-            unblock.run, store.blocked, partitions, lanes, settings.unblock_interval_ms / 1000, send.clone()
-        )
+        nursery.start_soon(completions.run, store.dispatcher, ended, send.clone())
+        start(delayed.run, settings.delayed_interval_ms, store.sweeps, flows, lanes)
+        start(lease_expiry.run, settings.lease_expiry_interval_ms, store.sweeps, flows)
+        start(attempt_timeout.run, settings.attempt_timeout_interval_ms, store.sweeps, flows)
+        start(execution_deadline.run, settings.execution_deadline_interval_ms, store.sweeps, flows)
+        start(suspension_timeout.run, settings.suspension_timeout_interval_ms, store.sweeps, flows)
+        start(pending_waitpoints.run, settings.pending_waitpoint_interval_ms, store.sweeps, flows)
+        start(dependencies.run, settings.dependency_interval_ms, store.sweeps, flows, lanes)
+        start(budget_reset.run, settings.budget_reset_interval_ms, store.sweeps, budgets)
+        start(unblock.run, settings.unblock_interval_ms, store.blocked, flows, lanes)
+        start(retention.run, settings.retention_interval_ms, store.housekeeping, flows, lanes)
+        start(index_reconciler.run, settings.index_interval_ms, store.housekeeping, flows)
+        start(flow_summary.run, settings.flow_summary_interval_ms, store.housekeeping, flows)
+        start(budget_reconciler.run, settings.budget_interval_ms, store.housekeeping, budgets)
+        start(quota_reconciler.run, settings.quota_interval_ms, store.housekeeping, quotas)

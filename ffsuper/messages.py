@@ -15,6 +15,9 @@ LaneId = NewType("LaneId", str)
 LeaseId = NewType("LeaseId", str)
 AttemptId = NewType("AttemptId", str)
 
+# Public states of executions that have ended.
+FINAL_STATES = frozenset({"completed", "failed", "cancelled", "expired", "skipped"})
+
 
 # --- claims -----------------------------------------------------------------------------------------------------
 

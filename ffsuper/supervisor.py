@@ -27,8 +27,8 @@ from ffsuper.grants import Grants, open_grants
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.scan import ScanOrder
+from ffsuper.store.announcements import LEASE_ENDS, open_announcements
 from ffsuper.store.claims import Identity
-from ffsuper.store.lease_ends import open_lease_ends
 from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.store import Store, open_engine_store, open_store
 from ffsuper.store.takeovers import Taker
@@ -168,7 +168,7 @@ async def work(
     taker = Taker(lanes_of(config), ",".join(config.worker.capabilities), kinds)
 
     with line.working:
-        async with open_lease_ends(config.store) as ends, trio.open_nursery() as nursery:
+        async with open_announcements(config.store, LEASE_ENDS) as ends, trio.open_nursery() as nursery:
             margin_s = config.lease.margin_ms / 1000
             nursery.start_soon(lease_renewer.run, store.leases, leases_receive, margin_s, boottime_s)
             watching = trio.CancelScope()

@@ -51,13 +51,14 @@ from ffsuper.messages import (
 )
 from ffsuper.store import embedded
 from ffsuper.store.store import prepare as prepare_store
+from ffsuper.store.submissions import as_payload
 
 STOP_S = 30.0
 
 
 def signal(name: str, payload: object = b"") -> ReceivedSignal:
     """Return a signal for ``run_handler``; a payload that is not bytes goes as JSON."""
-    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    data = as_payload(payload)
     return ReceivedSignal(str(uuid.uuid4()), name, "external", "client", "test", "", 0, data)
 
 
@@ -163,7 +164,7 @@ def prepare(
     found = next((one for one in registry.HANDLERS.values() if one.function is function), None)
     if found is None:
         raise ValueError(f"{registry.place(function)} is no handler: decorate it with @handler(kind)")
-    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    data = as_payload(payload)
     deadline_ms = None if deadline is None else int(deadline.timestamp() * 1000)
     kind_of_attempt = "resumed" if signals else attempt_type
     execution_id = f"{{fp:0}}:{uuid.uuid4()}"

@@ -8,14 +8,14 @@ from ffsuper.channels import Check, LeaseNews
 from ffsuper.messages import ExecutionId
 
 
-async def run(ends: trio.MemoryReceiveChannel[ExecutionId], leases: trio.MemorySendChannel[LeaseNews]) -> None:
+async def run(ends: trio.MemoryReceiveChannel[bytes], leases: trio.MemorySendChannel[LeaseNews]) -> None:
     """Have the lease renewer ask about every execution that is announced; until cancelled, or ``leases`` closes.
 
     The announcement is a hint: only the store's refusal of a renewal ends a lease.
     """
     async with leases:
-        async for execution_id in ends:
+        async for message in ends:
             try:
-                await leases.send(Check(execution_id))
+                await leases.send(Check(ExecutionId(message.decode(errors="replace"))))
             except trio.BrokenResourceError:
                 return

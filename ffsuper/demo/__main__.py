@@ -18,11 +18,11 @@ from pathlib import Path
 
 import psutil
 
-from ffsuper.client import FINAL_STATES, Client
+from ffsuper.client import Client
 from ffsuper.config import StoreConfig
 from ffsuper.demo.handlers import count
 from ffsuper.errors import StoreUnavailableError
-from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.store.submissions import Submission
 
 LANE = "stdlib"

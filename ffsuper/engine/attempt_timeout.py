@@ -7,17 +7,14 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
 from ffsuper.store.sweeps import Sweeps, expire_executions
 
 
 async def run(
-    sweeps: Sweeps,
-    partitions: Sequence[int],
-    interval_s: float,
-    reports: trio.MemorySendChannel[SweepReport],
+    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
 ) -> None:
     """Sweep until cancelled."""
-    await timed.keep_sweeping(
-        sweeps, timed.Sweep("attempt_timeout", partitions, expire_executions), interval_s, reports
-    )
+    places = Places(sweeps, ["attempt_timeout"], partitions)
+    await timed.keep_sweeping(sweeps, timed.Sweep("attempt_timeout", places, expire_executions), interval_s, reports)

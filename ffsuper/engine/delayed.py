@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
-from ffsuper.engine.lanes import LaneList
+from ffsuper.engine.places import Places
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.store.sweeps import Sweeps, promote_delayed
 
@@ -20,5 +20,5 @@ async def run(
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
-    sweep = timed.Sweep("delayed", partitions, promote_delayed, LaneList(sweeps, lanes))
-    await timed.keep_sweeping(sweeps, sweep, interval_s, reports)
+    places = Places(sweeps, ["delayed"], partitions, lanes)
+    await timed.keep_sweeping(sweeps, timed.Sweep("delayed", places, promote_delayed), interval_s, reports)

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
 from ffsuper.store.sweeps import Sweeps, expire_executions
 
 
 async def run(
-    sweeps: Sweeps,
-    partitions: Sequence[int],
-    interval_s: float,
-    reports: trio.MemorySendChannel[SweepReport],
+    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
 ) -> None:
     """Sweep until cancelled."""
+    places = Places(sweeps, ["execution_deadline"], partitions)
     await timed.keep_sweeping(
-        sweeps, timed.Sweep("execution_deadline", partitions, expire_executions), interval_s, reports
+        sweeps, timed.Sweep("execution_deadline", places, expire_executions), interval_s, reports
     )

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
 from ffsuper.store.sweeps import Sweeps, mark_expired
 
 
 async def run(
-    sweeps: Sweeps,
-    partitions: Sequence[int],
-    interval_s: float,
-    reports: trio.MemorySendChannel[SweepReport],
+    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
 ) -> None:
     """Sweep until cancelled."""
-    await timed.keep_sweeping(sweeps, timed.Sweep("lease_expiry", partitions, mark_expired), interval_s, reports)
+    places = Places(sweeps, ["lease_expiry"], partitions)
+    await timed.keep_sweeping(sweeps, timed.Sweep("lease_expiry", places, mark_expired), interval_s, reports)

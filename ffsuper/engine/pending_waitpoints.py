@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
 from ffsuper.store.sweeps import Sweeps, close_waitpoints
 
 
 async def run(
-    sweeps: Sweeps,
-    partitions: Sequence[int],
-    interval_s: float,
-    reports: trio.MemorySendChannel[SweepReport],
+    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
 ) -> None:
     """Sweep until cancelled."""
+    places = Places(sweeps, ["pending_waitpoint_expiry"], partitions)
     await timed.keep_sweeping(
-        sweeps, timed.Sweep("pending_waitpoint_expiry", partitions, close_waitpoints), interval_s, reports
+        sweeps, timed.Sweep("pending_waitpoints", places, close_waitpoints), interval_s, reports
     )

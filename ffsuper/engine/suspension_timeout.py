@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.engine import timed
+from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
 from ffsuper.store.sweeps import Sweeps, expire_suspensions
 
 
 async def run(
-    sweeps: Sweeps,
-    partitions: Sequence[int],
-    interval_s: float,
-    reports: trio.MemorySendChannel[SweepReport],
+    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
 ) -> None:
     """Sweep until cancelled."""
+    places = Places(sweeps, ["suspension_timeout"], partitions)
     await timed.keep_sweeping(
-        sweeps, timed.Sweep("suspension_timeout", partitions, expire_suspensions), interval_s, reports
+        sweeps, timed.Sweep("suspension_timeout", places, expire_suspensions), interval_s, reports
     )

@@ -8,16 +8,16 @@ in one batch; an index with more is gone on with after the others have had their
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 
 import trio
 
-from ffsuper.engine.lanes import LaneList
+from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
 from ffsuper.sansio.sweep import Marks
-from ffsuper.store.looks import Due, Index, indexes
+from ffsuper.store.looks import Index
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.sweeps import PAGE, Move, Page, Sweeps
 
@@ -29,17 +29,11 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One sweep: which indexes, and how a page of one is moved.
-
-    Attributes:
-        name: the indexes'.
-        lanes: for indexes of lanes; None for those of whole partitions.
-    """
+    """One sweep: its name, which indexes, and how a page of one is moved."""
 
     name: str
-    partitions: Sequence[int]
+    places: Places
     move: Move
-    lanes: LaneList | None = None
 
 
 async def keep_sweeping(
@@ -48,13 +42,10 @@ async def keep_sweeping(
     """Sweep at every interval, and when the next entry falls due, until cancelled."""
     outage = Outage(LOG)
     marks = Marks[Index]()
-    wanted = indexes(sweep.name, sweep.partitions)
     async with reports:
         while True:
             try:
-                if sweep.lanes is not None:
-                    wanted = indexes(sweep.name, sweep.partitions, await sweep.lanes.known())
-                pause_s = await look_and_move(sweeps, sweep, wanted, marks, interval_s, reports)
+                pause_s = await look_and_move(sweeps, sweep, marks, interval_s, reports)
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue
@@ -65,37 +56,42 @@ async def keep_sweeping(
 async def look_and_move(
     sweeps: Sweeps,
     sweep: Sweep,
-    wanted: Sequence[Index],
     marks: Marks[Index],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
 ) -> float:
     """Look once and move all that is due; return the time in seconds until the next look."""
     now_s = trio.current_time()
-    bounds = {index: marks.bound_ms(index, now_s) for index in wanted}
+    bounds = {index: marks.bound_ms(index, now_s) for index in await sweep.places.known()}
     due = await sweeps.due(bounds)
     for index in due.damaged:
         await reports.send(SweepReport(sweep.name, failed=1, example=index.key, why="the key is no sorted set"))
     waiting = [index for index, first_ms in due.first_ms.items() if first_ms <= due.now_ms]
     waiting.sort(key=lambda index: due.first_ms[index])
-    passes = [Pass(index, bounds[index]) for index in waiting]
-    while passes:
-        batch, passes = passes[:BATCH], passes[BATCH:]
-        results = await sweeps.move([sweep.move(one.index, one.bound_ms, one.offset) for one in batch])
-        for one, result in zip(batch, results, strict=True):
-            if isinstance(result, STORE_AWAY):
-                raise result
-            report = reported(sweep.name, one, result, due)
-            going_on = one.advanced(result)
-            if going_on is not None:
-                passes.append(going_on)
-            else:
-                failed = isinstance(result, StoreError) or one.failed or result.failed > 0
-                marks.passed(one.index, one.bound_ms, due.now_ms, now_s, failed=failed)
-            await reports.send(report)
+    passes = [Pass(index, bounds[index], due.now_ms - due.first_ms[index]) for index in waiting]
+    async for one in move_all(sweeps, sweep.name, sweep.move, passes, reports):
+        marks.passed(one.index, one.bound_ms, due.now_ms, now_s, failed=one.failed)
     if waiting:
         return 0.0  # what comes behind that is known only now
     return min([interval_s, *((first_ms - due.now_ms) / 1000 for first_ms in due.first_ms.values())])
+
+
+async def move_all(
+    sweeps: Sweeps, name: str, move: Move, passes: list[Pass], reports: trio.MemorySendChannel[SweepReport]
+) -> AsyncIterator[Pass]:
+    """Move all that there is on the way through some indexes, and yield each pass that has come to its end."""
+    while passes:
+        batch, passes = passes[:BATCH], passes[BATCH:]
+        results = await sweeps.move([move(one.index, one.bound_ms, one.offset) for one in batch])
+        for one, result in zip(batch, results, strict=True):
+            if isinstance(result, STORE_AWAY):
+                raise result
+            await reports.send(reported(name, one, result))
+            going_on = one.advanced(result)
+            if going_on.is_over:
+                yield going_on
+            else:
+                passes.append(going_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +99,29 @@ class Pass:
     """On the way through one index.
 
     Attributes:
+        late_ms: for how long its first entry had been due at the beginning.
         offset: how many members were passed by, since they stayed.
         failed: whether one of them failed.
+        is_over: whether the index has been gone through.
     """
 
     index: Index
     bound_ms: float
+    late_ms: float = 0.0
     offset: int = 0
     failed: bool = False
+    is_over: bool = False
 
-    def advanced(self, page: Page | StoreError) -> Pass | None:
-        """Return how to go on after a page; None when the index has been gone through."""
-        if isinstance(page, StoreError) or page.seen < PAGE:
-            return None
-        return Pass(self.index, self.bound_ms, self.offset + page.still_due, self.failed or page.failed > 0)
+    def advanced(self, page: Page | StoreError) -> Pass:
+        """Return how things stand after a page."""
+        if isinstance(page, StoreError):
+            return replace(self, failed=True, is_over=True)
+        failed = self.failed or page.failed > 0
+        return replace(self, offset=self.offset + page.still_due, failed=failed, is_over=page.seen < PAGE)
 
 
-def reported(sweep: str, one: Pass, page: Page | StoreError, due: Due) -> SweepReport:
+def reported(sweep: str, one: Pass, page: Page | StoreError) -> SweepReport:
     """Return what is told about a page."""
-    late_ms = due.now_ms - due.first_ms[one.index]
     if isinstance(page, StoreError):
         return SweepReport(sweep, failed=1, example=one.index.key, why=str(page))
-    return SweepReport(sweep, page.outcomes, page.failed, page.example, page.why, late_ms)
+    return SweepReport(sweep, page.outcomes, page.failed, page.example, page.why, one.late_ms)

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from ffsuper.engine.lanes import LaneList
+from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.sansio import unblock
 from ffsuper.store.blocked import PAGE, Blocked
-from ffsuper.store.looks import Index, indexes
+from ffsuper.store.looks import Index
 from ffsuper.store.outage import STORE_AWAY, Outage
 
 LOG = logging.getLogger(__name__)
@@ -37,13 +37,11 @@ async def run(
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
     outage = Outage(LOG)
-    lane_list = LaneList(blocked, lanes)
+    places = Places(blocked, NAMES, partitions, lanes)
     async with reports:
         while True:
             try:
-                known = await lane_list.known()
-                wanted = [index for name in NAMES for index in indexes(name, partitions, known)]
-                present = await blocked.present(wanted)
+                present = await blocked.present(await places.known())
                 for name in NAMES:
                     await sweep(blocked, [index for index in present if index.name == name], reports)
             except STORE_AWAY as error:

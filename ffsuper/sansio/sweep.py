@@ -34,9 +34,16 @@ class Mark:
 
 
 class Marks(Generic[I]):
-    """The marks of all indexes of a sweep. Times: ``_ms`` on the store's clock, ``_s`` on a local one."""
+    """The marks of all indexes of a sweep. Times: ``_ms`` on the store's clock, ``_s`` on a local one.
 
-    def __init__(self) -> None:
+    Args:
+        first_retry_s: the pause after the first failure.
+        whole_pass_s: the longest pause between passes that begin at the front.
+    """
+
+    def __init__(self, first_retry_s: float = FIRST_RETRY_S, whole_pass_s: float = WHOLE_PASS_S) -> None:
+        self._first_retry_s = first_retry_s
+        self._whole_pass_s = whole_pass_s
         self._marks: dict[I, Mark] = {}
 
     def bound_ms(self, index: I, now_s: float) -> float:
@@ -54,8 +61,9 @@ class Marks(Generic[I]):
         if bound_ms == -math.inf or known is None:
             retry_s = 0.0
             if failed:
-                retry_s = min(2 * known.retry_s or FIRST_RETRY_S, WHOLE_PASS_S) if known else FIRST_RETRY_S
-            self._marks[index] = Mark(due_ms, now_s + (retry_s or WHOLE_PASS_S), retry_s)
+                doubled_s = 2 * known.retry_s if known else 0.0
+                retry_s = min(doubled_s or self._first_retry_s, self._whole_pass_s)
+            self._marks[index] = Mark(due_ms, now_s + (retry_s or self._whole_pass_s), retry_s)
         else:
-            whole_at_s = min(known.whole_at_s, now_s + FIRST_RETRY_S) if failed else known.whole_at_s
+            whole_at_s = min(known.whole_at_s, now_s + self._first_retry_s) if failed else known.whole_at_s
             self._marks[index] = Mark(due_ms, whole_at_s, known.retry_s)

@@ -71,6 +71,37 @@ class PartitionKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowKeys:
+    """Keys of one flow; its members are on the same partition.
+
+    Attributes:
+        tag: the partition's hash tag with its braces.
+    """
+
+    tag: str
+    id: str
+
+    @property
+    def partition(self) -> PartitionKeys:
+        """Keys of the partition that holds this flow."""
+        return PartitionKeys(self.tag)
+
+    @property
+    def core(self) -> str:
+        """Hash with the record."""
+        return f"ff:flow:{self.tag}:{self.id}:core"
+
+    @property
+    def members(self) -> str:
+        """Set of execution ids."""
+        return f"ff:flow:{self.tag}:{self.id}:members"
+
+    def outgoing(self, execution_id: ExecutionId) -> str:
+        """Set of the edges out of a member."""
+        return f"ff:flow:{self.tag}:{self.id}:out:{execution_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetKeys:
     """Keys of one budget, on its budget partition."""
 

@@ -22,26 +22,34 @@ class Index:
     Attributes:
         name: ``delayed``, ``lease_expiry``, ...
         lane: empty for an index of the whole partition.
+        family: of the partition: ``fp`` for executions and flows, ``b`` for budgets, ``q`` for quotas.
     """
 
     name: str
     partition: int
     lane: LaneId = NO_LANE
+    family: str = "fp"
 
     @cached_property
     def key(self) -> str:
         """Its key."""
         return self.beside(self.name)
 
+    def of_partition(self, name: str) -> str:
+        """Return the key of an index of the whole partition."""
+        return Index(name, self.partition, family=self.family).key
+
     def beside(self, name: str) -> str:
         """Return the key of another index of the same lane, or of the same partition."""
-        partition = PartitionKeys.of_index(self.partition)
+        partition = PartitionKeys(f"{{{self.family}:{self.partition}}}")
         return partition.lane(self.lane, name) if self.lane else partition.index(name)
 
 
-def indexes(name: str, partitions: Sequence[int], lanes: Collection[LaneId] = (NO_LANE,)) -> list[Index]:
+def indexes(
+    name: str, partitions: Sequence[int], lanes: Collection[LaneId] = (NO_LANE,), family: str = "fp"
+) -> list[Index]:
     """Return the indexes of that name, of all partitions and lanes."""
-    return [Index(name, partition, lane) for lane in lanes for partition in partitions]
+    return [Index(name, partition, lane, family) for lane in lanes for partition in partitions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from ffsuper.store.attempts import Attempts
 from ffsuper.store.blocked import Blocked
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.connection import open_connection
+from ffsuper.store.flows import Dispatcher
+from ffsuper.store.housekeeping import Housekeeping
 from ffsuper.store.leadership import Leadership
 from ffsuper.store.leases import Leases
 from ffsuper.store.outcomes import Outcomes
@@ -43,13 +45,21 @@ class EngineStore:
     leadership: Leadership
     sweeps: Sweeps
     blocked: Blocked
+    housekeeping: Housekeeping
+    dispatcher: Dispatcher
 
 
 @asynccontextmanager
 async def open_engine_store(settings: StoreConfig, counts: PartitionCounts) -> AsyncIterator[EngineStore]:
-    """Open the connections of an engine: its lead must not wait behind a sweep."""
-    async with open_connection(settings, "lead") as lead, open_connection(settings, "sweeps") as sweeps:
-        yield EngineStore(Leadership(lead), Sweeps(sweeps), Blocked(sweeps, counts))
+    """Open the connections of an engine: its lead waits behind no sweep, and what is due behind no slow one."""
+    async with (
+        open_connection(settings, "lead") as lead,
+        open_connection(settings, "sweeps") as sweeps,
+        open_connection(settings, "housekeeping") as slow,
+    ):
+        yield EngineStore(
+            Leadership(lead), Sweeps(sweeps), Blocked(slow, counts), Housekeeping(slow), Dispatcher(sweeps)
+        )
 
 
 @asynccontextmanager

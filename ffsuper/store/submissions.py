@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ffsuper.errors import InvalidRequestError
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
-from ffsuper.store.replies import Call, Status, fcall, text_fields
+from ffsuper.store.replies import Call, Part, Status, fcall, text_fields
 
 DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
 
@@ -55,16 +56,21 @@ def create(submission: Submission) -> Call[ExecutionId]:
             partition.lane(submission.lane, "eligible" if submission.delay_until_ms is None else "delayed"),
             *(idempotency, partition.index("execution_deadline"), partition.index("all_executions")),
         ),
-        (
-            *(submission.execution_id, submission.namespace, submission.lane, submission.execution_kind),
-            *(submission.priority, submission.creator, json.dumps(dict(submission.policy)), submission.payload),
-            "" if submission.delay_until_ms is None else submission.delay_until_ms,
-            DEDUP_TTL_MS if submission.idempotency_key else "",
-            json.dumps(dict(submission.tags)),
-            "" if submission.deadline_ms is None else submission.deadline_ms,
-            keys.tag[4:-1],
-        ),
+        create_args(submission),
         lambda status: ExecutionId(status.text(0)),
+    )
+
+
+def create_args(submission: Submission) -> tuple[Part, ...]:
+    """Return the arguments of a creation."""
+    return (
+        *(submission.execution_id, submission.namespace, submission.lane, submission.execution_kind),
+        *(submission.priority, submission.creator, json.dumps(dict(submission.policy)), submission.payload),
+        "" if submission.delay_until_ms is None else submission.delay_until_ms,
+        DEDUP_TTL_MS if submission.idempotency_key else "",
+        json.dumps(dict(submission.tags)),
+        "" if submission.deadline_ms is None else submission.deadline_ms,
+        ExecutionKeys.of(submission.execution_id).tag[4:-1],
     )
 
 
@@ -94,11 +100,14 @@ def read_result(execution_id: ExecutionId) -> Call[bytes | None]:
     return Call(("GET", ExecutionKeys.of(execution_id).part("result")), lambda reply: reply)
 
 
-def cancel(execution_id: ExecutionId, core: Mapping[str, str], reason: str) -> Call[str]:
-    """Cancel an execution as its operator; tells from which phase.
+def cancel(
+    execution_id: ExecutionId, core: Mapping[str, str], reason: str, source: str = "operator_override"
+) -> Call[str]:
+    """Cancel an execution; tells from which phase.
 
     Args:
         core: its record as just read; says which keys are concerned.
+        source: an operator may cancel what runs; ``flow_cascade`` only what does not, and it is not announced.
     """
     keys = ExecutionKeys.of(execution_id)
     partition, lane = keys.partition, LaneId(core.get("lane_id", "default"))
@@ -116,7 +125,7 @@ def cancel(execution_id: ExecutionId, core: Mapping[str, str], reason: str) -> C
             *(partition.lane(lane, "eligible"), partition.lane(lane, "delayed")),
             *(partition.lane(lane, f"blocked:{why}") for why in BLOCKED),
         ),
-        (execution_id, reason, "operator_override", "", ""),
+        (execution_id, reason, source, "", ""),
         previous_phase,
     )
 
@@ -158,3 +167,23 @@ def read_history(execution_id: ExecutionId) -> Call[list[dict[str, str]]]:
         return [{"id": entry_id.decode(), **text_fields(fields)} for entry_id, fields in reply]
 
     return Call(("XRANGE", key, "-", "+"), parse)
+
+
+def valid_lane(lane: str) -> LaneId:
+    """Return ``lane`` as the protocol wants it.
+
+    Raises:
+        InvalidRequestError: it is empty, too long, or not printable ASCII.
+    """
+    if not lane or len(lane) > 64 or not all(" " <= sign <= "~" for sign in lane):
+        raise InvalidRequestError("submit", "invalid_input", (f"lane {lane!r}: 1 to 64 printable ASCII characters",))
+    return LaneId(lane)
+
+
+def as_payload(value: object) -> bytes:
+    """Return what is sent as a payload: bytes as they are, anything else as JSON.
+
+    Raises:
+        TypeError: it is neither bytes nor JSON.
+    """
+    return value if isinstance(value, bytes) else json.dumps(value).encode()

@@ -104,7 +104,14 @@ register('ffsuper_close_waitpoints', function(keys, args)
   return sweep(pending_expiry, args, function(waitpoint_id)
     local waitpoint = 'ff:wp:' .. tag .. ':' .. waitpoint_id
     local execution_id = redis.call('HGET', waitpoint, 'execution_id') or ''
-    return carry_out('ff_close_waitpoint', { exec_key(tag, execution_id, 'core'), waitpoint, pending_expiry },
-      { waitpoint_id, 'never_committed' })
+    local core = exec_key(tag, execution_id, 'core')
+    if redis.call('EXISTS', core) == 0 then
+      redis.call('UNLINK', waitpoint, waitpoint .. ':signals', waitpoint .. ':condition')
+      redis.call('ZREM', pending_expiry, waitpoint_id)
+      return 'gone'
+    end
+    -- Retention finds it here. The protocol enters those only that a suspension has used.
+    redis.call('SADD', exec_key(tag, execution_id, 'waitpoints'), waitpoint_id)
+    return carry_out('ff_close_waitpoint', { core, waitpoint, pending_expiry }, { waitpoint_id, 'never_committed' })
   end)
 end)

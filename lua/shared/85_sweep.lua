@@ -12,20 +12,16 @@ end
 
 -- The members of an index that are due, a page of them.
 -- args: of the sweep: since_ms (-inf for all), offset, limit
-local function due_members(index, args, now_ms)
+local function due_members(index, args, until_ms)
   local offset, limit = integer_argument(args[2], 'offset'), integer_argument(args[3], 'limit')
-  return redis.call('ZRANGEBYSCORE', index, text_argument(args[1], 'since_ms'), now_ms, 'LIMIT', offset, limit)
+  return redis.call('ZRANGEBYSCORE', index, text_argument(args[1], 'since_ms'), until_ms, 'LIMIT', offset, limit)
 end
 
--- Calls move(member, now) for a page of the due members of an index.
--- move: returns what became of the member, for counting; a refusal counts as well, an error as a failure
--- Returns the beginning of a sweep's reply: the server's time, how many members were seen, how many of them are still due,
--- how many have failed, one of these and why; and besides what became of the others: kind -> count.
-local function walk(index, args, move)
-  local since, now = args[1], tostring(server_time_ms())
-  local members = due_members(index, args, now)
-  local before = redis.call('ZCOUNT', index, since, now)
-  local outcomes, failed, example, why = {}, 0, '', ''
+-- Calls move(member, now) for each; a refusal counts as an outcome, an error as a failure.
+-- move: returns what became of the member
+-- Returns how many have failed, one of these and why; and what became of the others: kind -> count.
+local function tally(members, move, now)
+  local failed, example, why, outcomes = 0, '', '', {}
   for _, member in ipairs(members) do
     local done, outcome = pcall(move, member, now)
     if not done and type(outcome) == 'table' and outcome.refusal then
@@ -38,18 +34,44 @@ local function walk(index, args, move)
       why = type(outcome) == 'table' and outcome.err or tostring(outcome)
     end
   end
-  local left = before - redis.call('ZCOUNT', index, since, now)
-  return ok(now, #members, #members - left, failed, example, why), outcomes
+  return failed, example, why, outcomes
 end
 
--- As walk; the reply goes on with each kind of outcome and its count.
-local function sweep(index, args, move)
-  local reply, outcomes = walk(index, args, move)
+-- Appends each kind of outcome and its count to a reply; returns it.
+local function with_outcomes(reply, outcomes)
   for outcome, count in pairs(outcomes) do
     reply[#reply + 1] = outcome
     reply[#reply + 1] = count
   end
   return reply
+end
+
+-- Moves a page of the members of an index that are due, age_ms ago if that is given; move: see tally.
+-- Returns the beginning of a sweep's reply: the server's time, how many members were seen, how many of them are still due,
+-- how many have failed, one of these and why; and besides what became of the others: kind -> count.
+local function walk(index, args, move, age_ms)
+  local now_ms = server_time_ms()
+  local since, now, until_ms = args[1], tostring(now_ms), now_ms - (age_ms or 0)
+  local members = due_members(index, args, until_ms)
+  local before = redis.call('ZCOUNT', index, since, until_ms)
+  local failed, example, why, outcomes = tally(members, move, now)
+  local left = before - redis.call('ZCOUNT', index, since, until_ms)
+  return ok(now, #members, #members - left, failed, example, why), outcomes
+end
+
+-- As walk; the reply goes on with each kind of outcome and its count.
+local function sweep(index, args, move, age_ms)
+  return with_outcomes(walk(index, args, move, age_ms))
+end
+
+-- Looks at a page of a set: about so many members, from a cursor on; look: see tally.
+-- args: of the scan: cursor, count
+-- Returns its reply: the next cursor, how many have failed, one of these and why; then each kind of outcome and its count.
+local function scan(set, args, look)
+  local cursor, count = text_argument(args[1], 'cursor'), integer_argument(args[2], 'count')
+  local page = redis.call('SSCAN', set, cursor, 'COUNT', count)
+  local failed, example, why, outcomes = tally(page[2], look)
+  return with_outcomes(ok(page[1], failed, example, why), outcomes)
 end
 
 -- Carries out a function of the protocol; returns what it says has become of the execution.

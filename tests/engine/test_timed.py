@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from ffsuper.engine import delayed, lanes, lease_expiry
+from ffsuper.engine import delayed, lease_expiry, places
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.store.looks import Index
 from ffsuper.store.sweeps import PAGE
@@ -86,7 +86,7 @@ async def test_lanes_that_workers_begin_to_serve_are_swept_as_well(autojump_cloc
         await trio.sleep(60)
         assert other.state == "delayed"
         store.lanes = [LaneId("other")]
-        await trio.sleep(lanes.AGE_S + INTERVAL_S)
+        await trio.sleep(places.LANES_AGE_S + INTERVAL_S)
         assert other.state == "waiting"
 
 

@@ -157,6 +157,8 @@ def test_a_page_leaves_what_the_protocols_function_leaves(world: World, case: An
     before = snapshot(world)
     alone()
     wanted = world.keyspace()
+    if case is case_waitpoint:  # retention has to find it
+        wanted[KEYS.part("waitpoints")] = {WAITPOINT}
     same(world, before)
     reply = in_page()
     assert timeless(world.keyspace()) == timeless(wanted)
@@ -207,8 +209,15 @@ def test_members_without_an_execution_are_cleaned_away(world: World, member: str
 
 def test_waitpoints_that_are_gone_leave_the_index(world: World) -> None:
     world.redis.zadd(PENDING, {"gone": LONG_AGO_MS})
-    assert sweep(world, "ffsuper_close_waitpoints", [PENDING])[8:] == ["waitpoint_not_found", 1]
+    assert sweep(world, "ffsuper_close_waitpoints", [PENDING])[8:] == ["gone", 1]
     assert world.value(PENDING) is None
+
+
+def test_waitpoints_of_an_execution_that_is_gone_go_too(world: World) -> None:
+    put_pending_alone(world)
+    world.redis.delete(KEYS.core)
+    assert sweep(world, "ffsuper_close_waitpoints", [PENDING])[8:] == ["gone", 1]
+    assert world.value(KEYS.waitpoint(WAITPOINT)) is None
 
 
 @pytest.mark.parametrize("how", ["deadline", "suspension"])

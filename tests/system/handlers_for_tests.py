@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffsuper import Cancel, Cancelled, Context, Defer, SoftTimeout, Suspend, WaitChildren, handler
+from ffsuper import Cancel, Cancelled, Context, Defer, Fatal, SoftTimeout, Suspend, WaitChildren, handler
 
 
 def trace(folder: str, what: str) -> None:
@@ -19,6 +19,17 @@ def trace(folder: str, what: str) -> None:
 @handler("echo")
 def echo(ctx: Context, payload: bytes) -> bytes:
     return payload
+
+
+@handler("append")
+def append(ctx: Context, job: dict[str, str]) -> dict[str, str]:
+    """Append the letter that the tags name."""
+    return {"text": job["text"] + ctx.tags["letter"]}
+
+
+@handler("fail-for-good")
+def fail_for_good(ctx: Context) -> None:
+    raise Fatal("it cannot be done")
 
 
 @handler("no-op")

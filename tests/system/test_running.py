@@ -45,7 +45,7 @@ def create_budget(client: Client, budget: str, hard: int) -> None:
     keys, index = BudgetKeys(number, budget), f"ff:idx:{{b:{number}}}"
     args = (budget, "lane", "default", "strict", "fail", "warn", "0", "5", "1", "tokens", str(hard), "0")
     indexes = (f"{index}:budget_resets", f"{index}:budget_policies")
-    client._run(
+    client.run(
         fcall("ff_create_budget", (keys.definition, keys.limits, keys.usage, *indexes), args, lambda status: status)
     )
 

@@ -53,6 +53,7 @@ unknown_kind = "{unknown_kind}"
 
 [engine]
 enabled = {engine}
+dependency_interval_ms = {dependency_ms}
 
 [log]
 format = "json"
@@ -142,6 +143,7 @@ class Workers:
             "drain_s": 30.0,
             "unknown_kind": "leave",
             "engine": "true",
+            "dependency_ms": 15_000,
         }
         values = defaults | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}
         values["handlers"] = json.dumps([values["handlers"]] if values["handlers"] else [])

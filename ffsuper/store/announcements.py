@@ -1,6 +1,6 @@
-"""The announcements of leases that were taken away: a subscription on a connection and in a thread of its own.
+"""What the store announces: a subscription on a connection and in a thread of its own.
 
-What is announced while the connection is down is lost; the next renewal finds it out all the same.
+What is announced while the connection is down is lost, so announcements only make things quicker.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import trio
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError
-from ffsuper.messages import ExecutionId
 from ffsuper.store.wire import connection_maker
 
-CHANNEL = "ffsuper:lease_ends"
+# Executions whose leases were taken away; the next renewal finds that out all the same.
+LEASE_ENDS = "ffsuper:lease_ends"
+# Members of flows that have ended, as JSON; the sweep over blocked executions finds that out all the same.
+COMPLETIONS = "ff:dag:completions"
 # How long the thread may take to notice that it is to end.
 LOOK_S = 0.5
 RECONNECT_S = 2.0
@@ -28,11 +30,11 @@ BACKLOG = 1_000
 
 
 @asynccontextmanager
-async def open_lease_ends(settings: StoreConfig) -> AsyncIterator[trio.MemoryReceiveChannel[ExecutionId]]:
-    """Listen while the block lasts; yields the executions whose leases were taken away, of all workers."""
-    send, receive = trio.open_memory_channel[ExecutionId](BACKLOG)
-    listener = Listener(settings, send, trio.lowlevel.current_trio_token())
-    thread = threading.Thread(target=listener.run, name="store-lease-ends", daemon=True)
+async def open_announcements(settings: StoreConfig, channel: str) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
+    """Listen while the block lasts; yields the messages of a channel."""
+    send, receive = trio.open_memory_channel[bytes](BACKLOG)
+    listener = Listener(settings, channel, send, trio.lowlevel.current_trio_token())
+    thread = threading.Thread(target=listener.run, name=f"store-{channel}", daemon=True)
     thread.start()
     try:
         async with receive:
@@ -45,10 +47,15 @@ class Listener:
     """The thread's side."""
 
     def __init__(
-        self, settings: StoreConfig, send: trio.MemorySendChannel[ExecutionId], token: trio.lowlevel.TrioToken
+        self,
+        settings: StoreConfig,
+        channel: str,
+        send: trio.MemorySendChannel[bytes],
+        token: trio.lowlevel.TrioToken,
     ) -> None:
         self.stopping = threading.Event()
-        self._maker = connection_maker(settings, "ffsuper-lease-ends")
+        self._channel = channel
+        self._maker = connection_maker(settings, "ffsuper-announcements")
         self._send = send
         self._token = token
 
@@ -63,14 +70,14 @@ class Listener:
 
     def _listen(self, connection: Any) -> None:
         connection.connect()
-        connection.send_command("SUBSCRIBE", CHANNEL)
+        connection.send_command("SUBSCRIBE", self._channel)
         while not self.stopping.is_set():
             if connection.can_read(timeout=LOOK_S):
                 kind, _, data = connection.read_response(disable_decoding=True)
                 if kind == b"message":
                     with contextlib.suppress(trio.RunFinishedError):
-                        self._token.run_sync_soon(self._pass_on, ExecutionId(data.decode(errors="replace")))
+                        self._token.run_sync_soon(self._pass_on, data)
 
-    def _pass_on(self, execution_id: ExecutionId) -> None:
+    def _pass_on(self, message: bytes) -> None:
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-            self._send.send_nowait(execution_id)
+            self._send.send_nowait(message)

@@ -1,4 +1,4 @@
-"""Announcements of leases that were taken away."""
+"""Announcements, of leases that were taken away for instance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import trio
 from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
-from ffsuper.messages import Candidate, Claim, ClaimKind, ExecutionId
-from ffsuper.store import lease_ends
+from ffsuper.messages import Candidate, Claim, ClaimKind
+from ffsuper.store import announcements
+from ffsuper.store.announcements import LEASE_ENDS, open_announcements
 from ffsuper.store.claims import Identity
-from ffsuper.store.lease_ends import CHANNEL, open_lease_ends
 from ffsuper.store.store import open_store, prepare
 from tests.fakes import LANE
 
@@ -20,7 +20,7 @@ from tests.fakes import LANE
 async def listening(server: redis.Redis) -> None:
     """Wait until somebody listens."""
     while True:
-        if server.pubsub_numsub(CHANNEL)[0][1]:
+        if server.pubsub_numsub(LEASE_ENDS)[0][1]:
             return
         await trio.sleep(0.001)
 
@@ -31,7 +31,10 @@ async def test_the_end_of_a_held_lease_is_heard_and_of_no_other(server_url: str)
         server.flushall()
         prepare(settings)
         identity = Identity("test", "test-1", "", 60_000)
-        async with open_store(settings, identity, 32, boottime_s) as store, open_lease_ends(settings) as ends:
+        async with (
+            open_store(settings, identity, 32, boottime_s) as store,
+            open_announcements(settings, LEASE_ENDS) as ends,
+        ):
             await listening(server)
             with Client(settings) as client:
                 waiting, held = client.submit("job"), client.submit("job")
@@ -39,17 +42,17 @@ async def test_the_end_of_a_held_lease_is_heard_and_of_no_other(server_url: str)
                 assert isinstance(claim, Claim)
                 client.cancel(waiting)
                 client.cancel(held)
-            assert await ends.receive() == held
+            assert await ends.receive() == held.encode()
 
 
 async def test_it_listens_again_after_the_connection_was_lost(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_ends, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(announcements, "RECONNECT_S", 0.01)
     with redis.Redis.from_url(server_url) as server, trio.fail_after(20):
-        async with open_lease_ends(StoreConfig(url=server_url)) as ends:
+        async with open_announcements(StoreConfig(url=server_url), LEASE_ENDS) as ends:
             await listening(server)
             server.client_kill_filter(_type="pubsub")
             await listening(server)
-            server.publish(CHANNEL, "{fp:1}:x")
-            assert await ends.receive() == ExecutionId("{fp:1}:x")
+            server.publish(LEASE_ENDS, "{fp:1}:x")
+            assert await ends.receive() == b"{fp:1}:x"
