@@ -190,13 +190,17 @@ local function require_open(flow)
   end
 end
 
+local function edge_key(flow, edge_id)
+  return string.gsub(flow, ':core$', '') .. ':edge:' .. edge_id
+end
+
 -- Lets a new member wait for another one, which may have ended already.
 -- keys, args: of ffsuper_add_member
 local function add_edge(tag, keys, args, edge_id, upstream_id, passes, now)
   local flow, members, core, eligible, execution_id, flow_id = keys[1], keys[2], keys[4], keys[8], args[1], args[14]
   local prefix, lane_id = string.gsub(flow, ':core$', ''), args[3]
   local reply = protocol.ff_stage_dependency_edge({
-    flow, members, prefix .. ':edge:' .. edge_id, prefix .. ':out:' .. upstream_id, prefix .. ':in:' .. execution_id,
+    flow, members, edge_key(flow, edge_id), prefix .. ':out:' .. upstream_id, prefix .. ':in:' .. execution_id,
     prefix .. ':grant:' .. edge_id,
   }, {
     flow_id, edge_id, upstream_id, execution_id, 'success_only', passes, redis.call('HGET', flow, 'graph_revision'), now,
@@ -241,6 +245,7 @@ end
 --      15 edges             N triples: edge id, the member that it comes from, what is passed on (empty for nothing)
 -- Replies  ok(execution_id)  already_satisfied(execution_id)
 -- Refuses  invalid_input  flow_not_found  flow_already_terminal  execution_already_exists  execution_not_in_flow
+--          dependency_already_exists
 register('ffsuper_add_member', function(keys, args)
   local flow, members, flow_index, core, eligible = keys[1], keys[2], keys[3], keys[4], keys[8]
   local execution_id, flow_id = args[1], text_argument(args[14], 'flow_id')
@@ -258,6 +263,8 @@ register('ffsuper_add_member', function(keys, args)
   for position = 15, #args, 3 do
     if redis.call('SISMEMBER', members, text_argument(args[position + 1], 'upstream')) == 0 then
       refuse('execution_not_in_flow', args[position + 1])
+    elseif redis.call('EXISTS', edge_key(flow, args[position])) == 1 then
+      refuse('dependency_already_exists', args[position])
     end
     text_argument(args[position + 2], 'data_passing_ref')
   end
