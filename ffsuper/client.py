@@ -25,13 +25,13 @@ from ffsuper.flows import Flow, valid_flow_id
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
 from ffsuper.store import embedded, flows, libraries, signals, streams, submissions
+from ffsuper.store.cluster import open_wire
 from ffsuper.store.presence import read_partition_counts
 from ffsuper.store.replies import Call
 from ffsuper.store.signals import Delivery, OpenWaitpoint, Signal
 from ffsuper.store.store import prepare
 from ffsuper.store.streams import StreamFrame
 from ffsuper.store.submissions import Submission
-from ffsuper.store.wire import Wire
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Client:
         self._lock = threading.Lock()
         with contextlib.ExitStack() as opening:
             self._settings = opening.enter_context(embedded.reachable(settings, owner=False))
-            self._wire = Wire(self._settings, "ffsuper-client")
+            self._wire = open_wire(self._settings, "ffsuper-client")
             opening.callback(self._wire.close)
             counts = self.run(read_partition_counts())
             self._counts = prepare(self._settings, embedded.new_counts(settings)) if counts is None else counts
@@ -313,7 +313,7 @@ class Client:
             ExecutionNotFoundError: there is none with this id.
         """
         self.state(execution_id)
-        wire = Wire(self._settings, "ffsuper-tail")
+        wire = open_wire(self._settings, "ffsuper-tail")
         try:
             yield from streams.follow(wire, partition.parse(execution_id), live, FINAL_STATES.__contains__)
         finally:

@@ -54,7 +54,8 @@ class StoreConfig:
     """Section ``[store]``: where the executions are kept.
 
     Attributes:
-        url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded``; never with a password.
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded``, or for a cluster ``redis+cluster://`` or
+            ``rediss+cluster://`` with one or more of its servers; never with a password.
         username: ACL user; empty for the default one.
         password: from ``password_file``, the credential ``store_password`` or the environment; never from the file.
         password_file: a file whose first line is the password.
@@ -85,7 +86,7 @@ class StoreConfig:
                 check.all_of("username", rules.name_mistakes(self.username))
             check.between("timeout_s", 0.001, 3_600.0)
             for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
-                encrypted = getattr(self, key) is None or self.url.startswith("rediss://")
+                encrypted = getattr(self, key) is None or self.url.startswith(("rediss://", "rediss+cluster://"))
                 check.related(key, ["url"], fits=encrypted, text="needs a url that begins with rediss://")
             certified = self.tls_key_file is None or self.tls_cert_file is not None
             check.related("tls_key_file", ["tls_cert_file"], fits=certified, text="needs tls_cert_file beside it")

@@ -175,9 +175,9 @@ def url_mistakes(url: str) -> Iterator[str]:
     if url == "embedded":
         return
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in ("redis", "rediss", "unix"):
+    if not separator or scheme not in ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"):
         got = f', got "{scheme}://"' if separator and re.fullmatch("[A-Za-z0-9+.-]*", scheme) else ""
-        yield f'must begin with redis://, rediss:// or unix://, or be "embedded"{got}'
+        yield f'must begin with redis://, rediss://, unix:// or redis+cluster://, or be "embedded"{got}'
         return
     try:
         parts = url_parts(url)
@@ -192,7 +192,12 @@ def url_mistakes(url: str) -> Iterator[str]:
             yield "must not contain a user name: put it into username"
     if parts.fragment or url.endswith("#"):
         yield 'must not contain "#"'
-    yield from socket_mistakes(parts) if scheme == "unix" else server_mistakes(parts)
+    if scheme == "unix":
+        yield from socket_mistakes(parts)
+    elif scheme.endswith("+cluster"):
+        yield from cluster_mistakes(url)
+    else:
+        yield from server_mistakes(parts)
 
 
 def url_parts(url: str) -> SplitResult:
@@ -229,6 +234,17 @@ def server_mistakes(parts: SplitResult) -> Iterator[str]:
         yield "must end after the port or with a database number, as in redis://localhost:6379/0"
     if parts.query:
         yield "must not have options after a question mark"
+
+
+def cluster_mistakes(url: str) -> Iterator[str]:
+    """Check the hosts and ports of a ``redis+cluster://`` or ``rediss+cluster://`` URL."""
+    rest = url.partition("://")[2].rpartition("@")[2]
+    hosts, slash, database = rest.partition("/")
+    if slash and database not in ("", "0"):
+        yield "must end after the ports: a cluster has no database but 0"
+    example = "redis+cluster://one:6379,two:6379"
+    mistakes = [text for host in hosts.split(",") for text in host_mistakes(urlsplit(f"//{host}"), example)]
+    yield from dict.fromkeys(mistakes)
 
 
 def host_mistakes(parts: SplitResult, example: str) -> Iterator[str]:

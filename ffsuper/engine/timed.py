@@ -8,6 +8,7 @@ in one batch; an index with more is gone on with after the others have had their
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -17,8 +18,9 @@ from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
 from ffsuper.sansio.sweep import Marks
-from ffsuper.store.looks import Index
+from ffsuper.store.looks import Due, Index
 from ffsuper.store.outage import STORE_AWAY, Outage
+from ffsuper.store.replies import ElsewhereError
 from ffsuper.store.sweeps import PAGE, Move, Page, Sweeps
 
 LOG = logging.getLogger(__name__)
@@ -68,12 +70,18 @@ async def look_and_move(
         await reports.send(SweepReport(sweep.name, failed=1, example=index.key, why="the key is no sorted set"))
     waiting = [index for index, first_ms in due.first_ms.items() if first_ms <= due.now_ms]
     waiting.sort(key=lambda index: due.first_ms[index])
-    passes = [Pass(index, bounds[index], due.now_ms - due.first_ms[index]) for index in waiting]
+    passes = [Pass(index, bounds[index], late_ms(due, index)) for index in waiting]
     async for one in move_all(sweeps, sweep.name, sweep.move, passes, reports):
         marks.passed(one.index, one.bound_ms, due.now_ms, now_s, failed=one.failed)
     if waiting:
         return 0.0  # what comes behind that is known only now
     return min([interval_s, *((first_ms - due.now_ms) / 1000 for first_ms in due.first_ms.values())])
+
+
+def late_ms(due: Due, index: Index) -> float:
+    """Return for how long the first entry had been due; 0 when that is not known."""
+    first_ms = due.first_ms[index]
+    return due.now_ms - first_ms if math.isfinite(first_ms) else 0.0
 
 
 async def move_all(
@@ -84,7 +92,8 @@ async def move_all(
         batch, passes = passes[:BATCH], passes[BATCH:]
         results = await sweeps.move([move(one.index, one.bound_ms, one.offset) for one in batch])
         for one, result in zip(batch, results, strict=True):
-            if isinstance(result, STORE_AWAY):
+            # What is on its way to another server of a cluster keeps nobody waiting.
+            if isinstance(result, STORE_AWAY) and not isinstance(result, ElsewhereError):
                 raise result
             await reports.send(reported(name, one, result))
             going_on = one.advanced(result)

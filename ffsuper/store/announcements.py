@@ -15,7 +15,8 @@ import redis
 import trio
 
 from ffsuper.config import StoreConfig
-from ffsuper.errors import ConfigError
+from ffsuper.errors import ConfigError, StoreError
+from ffsuper.store.cluster import some_server
 from ffsuper.store.wire import connection_maker
 
 # Executions whose leases were taken away; the next renewal finds that out all the same.
@@ -55,17 +56,20 @@ class Listener:
     ) -> None:
         self.stopping = threading.Event()
         self._channel = channel
-        self._maker = connection_maker(settings, "ffsuper-announcements")
+        self._settings = settings
         self._send = send
         self._token = token
 
     def run(self) -> None:
         """Listen, and connect again whenever that ends, until told to stop."""
         while not self.stopping.is_set():
-            connection: Any = self._maker.make_connection()
-            with contextlib.suppress(redis.RedisError, OSError, ConfigError):
-                self._listen(connection)
-            connection.disconnect()
+            with contextlib.suppress(StoreError):
+                # A cluster hands every announcement to all its servers.
+                maker = connection_maker(some_server(self._settings), "ffsuper-announcements")
+                connection: Any = maker.make_connection()
+                with contextlib.suppress(redis.RedisError, OSError, ConfigError):
+                    self._listen(connection)
+                connection.disconnect()
             self.stopping.wait(RECONNECT_S)
 
     def _listen(self, connection: Any) -> None:

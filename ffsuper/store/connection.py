@@ -25,8 +25,9 @@ import trio
 from ffsuper.config import StoreConfig
 from ffsuper.errors import LibraryMissingError, OutcomeUnknownError, StoreError, StoreUnavailableError
 from ffsuper.store import libraries
+from ffsuper.store.cluster import open_wire
 from ffsuper.store.replies import Call
-from ffsuper.store.wire import Command, Wire
+from ffsuper.store.wire import Command
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class Connection:
 
     def __init__(self, settings: StoreConfig, role: str) -> None:
         self._settings = settings
-        self._wire = Wire(settings, f"ffsuper-{role}")
+        self._wire = open_wire(settings, f"ffsuper-{role}")
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
 
@@ -118,9 +119,15 @@ class Connection:
             late = OutcomeUnknownError(f"the store did not answer within {timeout_s:g} s")
         return [late] * len(calls)
 
-    def node_of(self, key: str) -> str:
-        """Name the node that serves a key; always the same where there is no cluster."""
-        return ""
+    async def nodes_of(self, keys: Sequence[str]) -> list[str]:
+        """Name the node of a cluster that serves each key; all names are empty where there is no cluster.
+
+        Raises:
+            StoreError: the cluster cannot be asked.
+        """
+        if keys and self._wire.node_of(keys[0]) is None:
+            await self.run(Call(("EXISTS", keys[0]), bool))
+        return [self._wire.node_of(key) or "" for key in keys]
 
     def _abandon(self, request: Request) -> None:
         with self._lock:

@@ -95,6 +95,12 @@ def prepare(wire: Wire, mode: Mode) -> None:
         StoreUnsuitableError: the server has no functions, or a library that we may not replace.
         StoreError: the store cannot be asked.
     """
+    for server in wire.servers():
+        prepare_server(server, mode)
+
+
+def prepare_server(wire: Wire, mode: Mode) -> None:
+    """Do so on one server."""
     for name in (FLOWFABRIC, FFSUPER):
         code = loaded_code(wire, name)
         if code is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,11 @@ class Index:
     lane: LaneId = NO_LANE
     family: str = "fp"
 
+    @property
+    def tag(self) -> str:
+        """The hash tag of its partition, which is in one slot."""
+        return f"{{{self.family}:{self.partition}}}"
+
     @cached_property
     def key(self) -> str:
         """Its key."""
@@ -41,7 +46,7 @@ class Index:
 
     def beside(self, name: str) -> str:
         """Return the key of another index of the same lane, or of the same partition."""
-        partition = PartitionKeys(f"{{{self.family}:{self.partition}}}")
+        partition = PartitionKeys(self.tag)
         return partition.lane(self.lane, name) if self.lane else partition.index(name)
 
 
@@ -84,7 +89,7 @@ class Looks:
     async def present(self, wanted: Sequence[Index]) -> list[Index]:
         """Return those that exist."""
         found: list[Index] = []
-        for slots in self._by_node(wanted):
+        for slots in await self._by_node(wanted):
             args: list[Part] = []
             for slot in slots:
                 args += [len(slot), *(index.key for index in slot)]
@@ -96,7 +101,7 @@ class Looks:
     async def due(self, bounds: Mapping[Index, float]) -> Due:
         """Return the lowest score of each index, from its bound on."""
         now_ms, first_ms, damaged = 0, dict[Index, float](), list[Index]()
-        for slots in self._by_node(list(bounds)):
+        for slots in await self._by_node(list(bounds)):
             args: list[Part] = []
             for slot in slots:
                 args += [len(slot), *(part for index in slot for part in (index.key, score(bounds[index])))]
@@ -111,14 +116,12 @@ class Looks:
                     damaged.append(asked[int(position)])
         return Due(now_ms, first_ms, damaged)
 
-    def _by_node(self, wanted: Sequence[Index]) -> Iterator[list[list[Index]]]:
-        """Yield for each node of a cluster its indexes by slot. Without a cluster there is one node, and one slot."""
-        nodes: dict[str, dict[int, list[Index]]] = {}
-        for index in wanted:
-            node = self._connection.node_of(index.key)
-            nodes.setdefault(node, {}).setdefault(index.partition if node else 0, []).append(index)
-        for slots in nodes.values():
-            yield list(slots.values())
+    async def _by_node(self, wanted: Sequence[Index]) -> list[list[list[Index]]]:
+        """Return for each node of a cluster its indexes by slot; without a cluster there is one node and one slot."""
+        nodes: dict[str, dict[str, list[Index]]] = {}
+        for index, node in zip(wanted, await self._connection.nodes_of([one.key for one in wanted]), strict=True):
+            nodes.setdefault(node, {}).setdefault(index.tag if node else "", []).append(index)
+        return [list(slots.values()) for slots in nodes.values()]
 
 
 def positions(status: Status) -> list[int]:

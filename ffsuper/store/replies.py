@@ -47,13 +47,27 @@ REFUSALS: dict[str, type[RefusedError]] = {
     "invalid_capabilities": InvalidRequestError,
 }
 
+
+class ElsewhereError(StoreUnavailableError):
+    """Nobody's: in a cluster, another server has the keys, or has them in part; nothing was done.
+
+    Attributes:
+        address: where they are, as ``host:port``; empty while they are on their way.
+        is_moved: for good.
+    """
+
+    def __init__(self, text: str, address: str, *, is_moved: bool) -> None:
+        super().__init__(text)
+        self.address = address
+        self.is_moved = is_moved
+
+
 # Error replies that promise that nothing was done and that waiting may help.
 WAITING_HELPS = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
-    redis.exceptions.TryAgainError,
 )
 WAITING_HELPS_WORDS = ("BUSY", "MISCONF", "NOREPLICAS")
 ACCESS_REFUSED = (
@@ -120,6 +134,11 @@ def as_bytes(value: Any) -> bytes:
 def error_of(error: redis.RedisError) -> StoreError:
     """Return our error for an error reply of the server, which carried out nothing or stopped in a function."""
     text = str(error)
+    if isinstance(error, redis.exceptions.AskError):  # MovedError is one as well
+        is_moved = isinstance(error, redis.exceptions.MovedError)
+        return ElsewhereError(f"other server has these keys: {text}", f"{error.host}:{error.port}", is_moved=is_moved)
+    if isinstance(error, redis.exceptions.TryAgainError):
+        return ElsewhereError("these keys are being moved to another server", "", is_moved=False)
     if isinstance(error, WAITING_HELPS) or text.startswith(WAITING_HELPS_WORDS):
         return StoreUnavailableError(f"the store cannot serve now: {text}")
     if isinstance(error, ACCESS_REFUSED):

@@ -12,6 +12,7 @@ from ffsuper.store import libraries, secrets
 from ffsuper.store.attempts import Attempts
 from ffsuper.store.blocked import Blocked
 from ffsuper.store.claims import Claims, Identity
+from ffsuper.store.cluster import open_wire
 from ffsuper.store.connection import open_connection
 from ffsuper.store.flows import Dispatcher
 from ffsuper.store.housekeeping import Housekeeping
@@ -22,7 +23,6 @@ from ffsuper.store.presence import Presence, create_partition_counts, read_parti
 from ffsuper.store.scans import Scans
 from ffsuper.store.sweeps import Sweeps
 from ffsuper.store.takeovers import Takeovers
-from ffsuper.store.wire import Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) ->
         StoreAccessError: the store refuses our credentials.
         StoreError: it cannot be reached.
     """
-    wire = Wire(settings, "ffsuper-setup")
+    wire = open_wire(settings, "ffsuper-setup")
     try:
         libraries.prepare(wire, settings.library)
         counts = wire.run(read_partition_counts())

@@ -1,4 +1,4 @@
-"""One connection: a batch of commands out, their replies in, and certainty about what was carried out.
+"""A batch of commands out, their replies in, and certainty about what was carried out.
 
 redis-py makes the connection (URL, TLS, credentials, handshake) and parses replies with hiredis. Its retries are off:
 they would run a function again whose answer was lost.
@@ -6,7 +6,9 @@ they would run a function again whose answer was lost.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
@@ -52,13 +54,24 @@ def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
         raise ConfigError([f"[store] url: {error}"]) from None
 
 
-class Wire:
-    """A connection that reconnects by itself and never stays half-read. For one thread at a time."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Commands that were sent.
 
-    def __init__(self, settings: StoreConfig, name: str) -> None:
-        self._maker = connection_maker(settings, name)
-        self._connection: Any = None
+    Attributes:
+        connection: where their replies come; None when there are none to come.
+        replies: in that case, what is said instead.
+    """
 
+    connection: Any
+    replies: list[Any]
+    count: int = 0
+
+
+class Wire(ABC):
+    """The way to the store. For one thread at a time."""
+
+    @abstractmethod
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all commands at once and read their replies.
 
@@ -70,14 +83,26 @@ class Wire:
             StoreUnavailableError: nothing was sent.
             StoreAccessError: the server does not let us in; nothing was sent.
         """
-        connection = self._ready_connection()
-        packed = connection.pack_commands(commands)
-        try:
-            connection.send_packed_command(packed, check_health=False)
-        except (redis.RedisError, OSError) as error:
-            self.close()
-            return [lost_answer(error)] * len(commands)
-        return self._read(connection, len(commands))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop the connections; the next exchange opens others."""
+
+    @abstractmethod
+    def servers(self) -> Sequence[Wire]:
+        """Return the ways to each server that takes writes.
+
+        Raises:
+            StoreError: see ``exchange``.
+        """
+
+    def node_of(self, key: str) -> str | None:
+        """Name the node of a cluster that serves a key, empty where there is none. Any thread may ask.
+
+        Returns:
+            None while that is not known; it is after the next exchange.
+        """
+        return ""
 
     def run(self, call: Call[T]) -> T:
         """Carry out one call.
@@ -90,8 +115,43 @@ class Wire:
             raise reply
         return call.parse(reply)
 
+
+class ServerWire(Wire):
+    """One server: a connection that reconnects by itself and never stays half-read."""
+
+    def __init__(self, settings: StoreConfig, name: str) -> None:
+        self._maker = connection_maker(settings, name)
+        self._connection: Any = None
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """See ``Wire``."""
+        return self.finish(self.begin(commands))
+
+    def begin(self, commands: Sequence[Command]) -> Begun:
+        """Send commands, whose replies ``finish`` reads.
+
+        Raises:
+            StoreError: see ``exchange``.
+        """
+        connection = self._ready_connection()
+        packed = connection.pack_commands(commands)
+        try:
+            connection.send_packed_command(packed, check_health=False)
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            return Begun(None, [lost_answer(error)] * len(commands))
+        return Begun(connection, [], len(commands))
+
+    def finish(self, begun: Begun) -> list[Any]:
+        """Read the replies to what was begun last."""
+        return begun.replies if begun.connection is None else self._read(begun.connection, begun.count)
+
+    def servers(self) -> Sequence[Wire]:
+        """See ``Wire``."""
+        return [self]
+
     def close(self) -> None:
-        """Drop the connection; the next exchange opens another."""
+        """See ``Wire``."""
         if self._connection is not None:
             self._connection.disconnect()
             self._connection = None

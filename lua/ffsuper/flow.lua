@@ -8,7 +8,7 @@ local function resolve(tag, flow_id, edge_id, child_id, upstream_id, outcome, no
   local core = exec_key(tag, child_id, 'core')
   local record = redis.call('HMGET', core, 'lane_id', 'current_attempt_index')
   local lane_id, index = record[1] or 'default', record[2] or '0'
-  local reply = protocol.ff_resolve_dependency({
+  local reply = call_protocol('ff_resolve_dependency', {
     core, exec_key(tag, child_id, 'deps:meta'), exec_key(tag, child_id, 'deps:unresolved'),
     exec_key(tag, child_id, 'dep:' .. edge_id), lane_index_key(tag, lane_id, 'eligible'),
     lane_index_key(tag, lane_id, 'terminal'), lane_index_key(tag, lane_id, 'blocked:dependencies'),
@@ -64,7 +64,7 @@ local function resolve_waiting(tag, lane, execution_id, now)
   local unresolved = exec_key(tag, execution_id, 'deps:unresolved')
   local edges = redis.call('SRANDMEMBER', unresolved, MAX_EDGES)
   if #edges == 0 then
-    protocol.ff_promote_blocked_to_eligible({
+    call_protocol('ff_promote_blocked_to_eligible', {
       exec_key(tag, execution_id, 'core'), lane .. 'blocked:dependencies', lane .. 'eligible',
       exec_key(tag, execution_id, 'deps:meta'), unresolved,
     }, { execution_id, now })
@@ -199,13 +199,13 @@ end
 local function add_edge(tag, keys, args, edge_id, upstream_id, passes, now)
   local flow, members, core, eligible, execution_id, flow_id = keys[1], keys[2], keys[4], keys[8], args[1], args[14]
   local prefix, lane_id = string.gsub(flow, ':core$', ''), args[3]
-  local reply = protocol.ff_stage_dependency_edge({
+  local reply = call_protocol('ff_stage_dependency_edge', {
     flow, members, edge_key(flow, edge_id), prefix .. ':out:' .. upstream_id, prefix .. ':in:' .. execution_id,
     prefix .. ':grant:' .. edge_id,
   }, {
     flow_id, edge_id, upstream_id, execution_id, 'success_only', passes, redis.call('HGET', flow, 'graph_revision'), now,
   })
-  protocol.ff_apply_dependency_to_child({
+  call_protocol('ff_apply_dependency_to_child', {
     core, exec_key(tag, execution_id, 'deps:meta'), exec_key(tag, execution_id, 'deps:unresolved'),
     exec_key(tag, execution_id, 'dep:' .. edge_id), eligible, lane_index_key(tag, lane_id, 'blocked:dependencies'),
     exec_key(tag, execution_id, 'deps:all_edges'),
@@ -269,10 +269,10 @@ register('ffsuper_add_member', function(keys, args)
     text_argument(args[position + 2], 'data_passing_ref')
   end
 
-  protocol.ff_create_execution(
+  call_protocol('ff_create_execution',
     { core, keys[5], keys[6], keys[7], eligible, 'ff:noop:' .. tag, keys[9], keys[10] },
     { unpack(args, 1, 13) })
-  protocol.ff_add_execution_to_flow({ flow, members, flow_index, core }, { flow_id, execution_id, now })
+  call_protocol('ff_add_execution_to_flow', { flow, members, flow_index, core }, { flow_id, execution_id, now })
   for position = 15, #args, 3 do
     add_edge(tag, keys, args, args[position], args[position + 1], args[position + 2], now)
   end

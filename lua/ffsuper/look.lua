@@ -59,16 +59,18 @@ end, { 'no-writes', 'allow-cross-slot-keys' })
 -- KEYS  1 node  string  not touched; any key of the node that is asked
 -- ARGV  1 count  how many pairs follow, all keys in one slot
 --       2 pairs  N texts, a key and the lowest score of interest; then the next count and its pairs, and so on
--- Replies  ok(server_time_ms, position, score, ...) for the indexes that have such a member, from 0; of a damaged one
---          the score is empty
+-- Replies  ok(server_time_ms, position, score, ...) for the indexes that have such a member, from 0; the score is empty for
+--          what is no index, and -inf where another node has it by now
 -- Refuses  invalid_input
 register('ffsuper_due', function(_, args)
   local found = { tostring(server_time_ms()) }
   visit_groups(args, 2, function(position, key, bound)
     local done, first = pcall(redis.call, 'ZRANGEBYSCORE', key, bound, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    if not done or first[2] then
-      found[#found + 1] = position
-      found[#found + 1] = done and first[2] or ''
+    if done and first[2] then
+      found[#found + 1], found[#found + 2] = position, first[2]
+    elseif not done then
+      local is_damaged = string.find(error_text(first), 'WRONGTYPE', 1, true)
+      found[#found + 1], found[#found + 2] = position, is_damaged and '' or '-inf'
     end
   end)
   return ok(unpack(found))

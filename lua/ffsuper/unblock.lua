@@ -74,8 +74,7 @@ register('ffsuper_unblock', function(keys, args)
         room[cause] = room[cause] - 1
         used[cause] = (used[cause] or 0) + 1
       else
-        failed, example = failed + 1, execution_id
-        why = type(failure) == 'table' and (failure.err or failure.refusal[2]) or tostring(failure)
+        failed, example, why = failed + 1, execution_id, error_text(failure)
       end
     end
   end

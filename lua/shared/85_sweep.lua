@@ -17,6 +17,14 @@ local function due_members(index, args, until_ms)
   return redis.call('ZRANGEBYSCORE', index, text_argument(args[1], 'since_ms'), until_ms, 'LIMIT', offset, limit)
 end
 
+-- What was raised, as text: a refusal's code, or what the server has said.
+local function error_text(failure)
+  if type(failure) ~= 'table' then
+    return tostring(failure)
+  end
+  return failure.refusal and failure.refusal[2] or failure.err or 'unknown'
+end
+
 -- Calls move(member, now) for each; a refusal counts as an outcome, an error as a failure.
 -- move: returns what became of the member
 -- Returns how many have failed, one of these and why; and what became of the others: kind -> count.
@@ -30,8 +38,7 @@ local function tally(members, move, now)
     if done then
       outcomes[outcome] = (outcomes[outcome] or 0) + 1
     else
-      failed, example = failed + 1, member
-      why = type(outcome) == 'table' and outcome.err or tostring(outcome)
+      failed, example, why = failed + 1, member, error_text(outcome)
     end
   end
   return failed, example, why, outcomes
@@ -74,9 +81,16 @@ local function scan(set, args, look)
   return with_outcomes(ok(page[1], failed, example, why), outcomes)
 end
 
--- Carries out a function of the protocol; returns what it says has become of the execution.
+-- Carries out a function of the protocol for keys that were built here, and returns its reply. While a cluster moves their
+-- slot, some of them may be elsewhere already: then the look at all of them fails, before anything is written.
+local function call_protocol(name, keys, args)
+  redis.call('EXISTS', unpack(keys))
+  return protocol[name](keys, args)
+end
+
+-- Does so, and returns what the function says has become of the execution.
 local function carry_out(name, keys, args)
-  local reply = protocol[name](keys, args)
+  local reply = call_protocol(name, keys, args)
   return reply[3] or reply[2]
 end
 

@@ -11,11 +11,11 @@ import pytest
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnavailableError
 from ffsuper.store import embedded, embedded_server, libraries
-from ffsuper.store.wire import Wire
+from ffsuper.store.wire import ServerWire
 
 
 def ask(settings: StoreConfig, *command: str) -> object:
-    wire = Wire(settings, "test")
+    wire = ServerWire(settings, "test")
     try:
         return libraries.reply_to(wire, *command)
     finally:
@@ -92,7 +92,7 @@ def test_without_a_server_on_path_the_one_in_python_is_used_with_a_loud_warning(
     without_servers(monkeypatch, tmp_path)
     with embedded.reachable(embedded_in(tmp_path)) as settings:
         assert settings.url.startswith("redis://127.0.0.1:")
-        wire = Wire(settings, "test")
+        wire = ServerWire(settings, "test")
         libraries.prepare(wire, "auto")
         assert libraries.reply_to(wire, "FCALL", "ff_version", 0) == b"5"
         wire.close()

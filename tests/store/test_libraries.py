@@ -13,7 +13,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnsuitableError
 from ffsuper.store import libraries
 from ffsuper.store.libraries import FFSUPER, FLOWFABRIC, Mark
-from ffsuper.store.wire import Wire
+from ffsuper.store.wire import ServerWire, Wire
 from tests.redis_server import running_server
 
 FOREIGN = "#!lua name=flowfabric\nredis.register_function('ff_version', function() return '{version}' end)"
@@ -23,7 +23,7 @@ FOREIGN = "#!lua name=flowfabric\nredis.register_function('ff_version', function
 def wire(settings: StoreConfig, server_url: str) -> Iterator[Wire]:
     with redis.Redis.from_url(server_url) as client:
         client.function_flush()
-    wire = Wire(settings, "test")
+    wire = ServerWire(settings, "test")
     yield wire
     wire.close()
 
@@ -95,7 +95,7 @@ def test_where_loading_is_forbidden_a_missing_library_is_named(wire: Wire) -> No
 
 def test_a_server_that_knows_no_functions_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path, "--rename-command", "FUNCTION", "") as url:
-        wire = Wire(StoreConfig(url=url), "test")
+        wire = ServerWire(StoreConfig(url=url), "test")
         with pytest.raises(StoreUnsuitableError, match=r"knows no functions.*needs Redis 7\.0"):
             libraries.prepare(wire, "auto")
         wire.close()

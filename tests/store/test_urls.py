@@ -11,7 +11,7 @@ import trustme
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, StoreUnavailableError
 from ffsuper.store import libraries
-from ffsuper.store.wire import Wire, connection_maker
+from ffsuper.store.wire import ServerWire, connection_maker
 from tests.redis_server import running_server
 
 
@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 def ping(settings: StoreConfig) -> object:
-    wire = Wire(settings, "test")
+    wire = ServerWire(settings, "test")
     try:
         return libraries.reply_to(wire, "PING")
     finally:
