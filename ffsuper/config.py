@@ -64,6 +64,7 @@ class StoreConfig:
         tls_key_file: its key, unless the certificate's file has it.
         data_dir: where the embedded store keeps its data; absolute once loaded.
         timeout_s: how long one call may take, connecting included.
+        wait_replicas: what is written counts as written when so many replicas have it; 0 for the master alone.
         library: ``auto`` loads missing or older libraries of ours; ``replace`` also replaces a foreign ``flowfabric``
             library; ``never`` loads nothing.
     """
@@ -77,6 +78,7 @@ class StoreConfig:
     tls_key_file: Path | None = None
     data_dir: Path = Path("ffsuper-data")
     timeout_s: float = 5.0
+    wait_replicas: int = 0
     library: Literal["auto", "replace", "never"] = "auto"
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class StoreConfig:
             if self.username:
                 check.all_of("username", rules.name_mistakes(self.username))
             check.between("timeout_s", 0.001, 3_600.0)
+            check.between("wait_replicas", 0, 100)
             for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
                 encrypted = getattr(self, key) is None or self.url.startswith(("rediss://", "rediss+cluster://"))
                 check.related(key, ["url"], fits=encrypted, text="needs a url that begins with rediss://")

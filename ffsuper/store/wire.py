@@ -21,6 +21,12 @@ from ffsuper.store.replies import ACCESS_REFUSED, Call, Part, error_of
 
 T = TypeVar("T")
 Command = tuple[Part, ...]
+WAIT_SHARE = 0.8
+# Of the commands that we send, those that write nothing.
+READS = frozenset(
+    {"CLUSTER", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HMGET", "PING", "SMEMBERS", "TIME"}
+    | {"XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZRANGE", "ZSCORE"}
+)
 
 
 def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
@@ -61,11 +67,13 @@ class Begun:
     Attributes:
         connection: where their replies come; None when there are none to come.
         replies: in that case, what is said instead.
+        waits: whether the number of replicas that have it all comes behind them.
     """
 
     connection: Any
     replies: list[Any]
     count: int = 0
+    waits: bool = False
 
 
 class Wire(ABC):
@@ -122,6 +130,9 @@ class ServerWire(Wire):
     def __init__(self, settings: StoreConfig, name: str) -> None:
         self._maker = connection_maker(settings, name)
         self._connection: Any = None
+        self._replicas = settings.wait_replicas
+        # Behind every batch; answered in any case before we give up.
+        self._wait = ("WAIT", self._replicas, max(1, int(settings.timeout_s * 1000 * WAIT_SHARE)))
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See ``Wire``."""
@@ -134,17 +145,27 @@ class ServerWire(Wire):
             StoreError: see ``exchange``.
         """
         connection = self._ready_connection()
-        packed = connection.pack_commands(commands)
+        waits = self._replicas > 0 and not all(command[0] in READS for command in commands)
+        packed = connection.pack_commands([*commands, self._wait] if waits else commands)
         try:
             connection.send_packed_command(packed, check_health=False)
         except (redis.RedisError, OSError) as error:
             self.close()
             return Begun(None, [lost_answer(error)] * len(commands))
-        return Begun(connection, [], len(commands))
+        return Begun(connection, [], len(commands), waits)
 
     def finish(self, begun: Begun) -> list[Any]:
         """Read the replies to what was begun last."""
-        return begun.replies if begun.connection is None else self._read(begun.connection, begun.count)
+        if begun.connection is None:
+            return begun.replies
+        if not begun.waits:
+            return self._read(begun.connection, begun.count)
+        *replies, reached = self._read(begun.connection, begun.count + 1)
+        if isinstance(reached, int) and reached >= self._replicas:
+            return replies
+        told = f"{reached} of {self._replicas} replicas have it" if isinstance(reached, int) else str(reached)
+        doubt = OutcomeUnknownError(f"what was written may be lost: {told}")
+        return [reply if isinstance(reply, StoreError) else doubt for reply in replies]
 
     def servers(self) -> Sequence[Wire]:
         """See ``Wire``."""

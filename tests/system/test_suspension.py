@@ -15,9 +15,9 @@ from tests.system.workers import Workers, eventually
 LONG_S = 30.0
 
 
-def suspended(client: Client, signals: list[str], **more: Any) -> str:
+def suspended(client: Client, signals: list[str], lane: str = "default", **more: Any) -> str:
     """Submit an execution that waits for signals, and wait until it does."""
-    execution = client.submit("approval", {"signals": signals, "more": more})
+    execution = client.submit("approval", {"signals": signals, "more": more}, lane=lane)
     eventually(lambda: client.state(execution) == "suspended", f"{execution} to be suspended")
     return execution
 

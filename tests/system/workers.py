@@ -31,6 +31,7 @@ python_path = ["{checkout}"]
 
 [store]
 url = "{url}"
+wait_replicas = {wait_replicas}
 
 [lease]
 ttl_ms = {ttl_ms}
@@ -105,6 +106,7 @@ class Workers:
 
     folder: Path
     url: str
+    settings: dict[str, object] = field(default_factory=dict)
     started: list[Worker] = field(default_factory=list)
 
     def start(self, name: str = "worker-1", **settings: object) -> Worker:
@@ -144,8 +146,9 @@ class Workers:
             "unknown_kind": "leave",
             "engine": "true",
             "dependency_ms": 15_000,
+            "wait_replicas": 0,
         }
-        values = defaults | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}
+        values = defaults | self.settings | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}
         values["handlers"] = json.dumps([values["handlers"]] if values["handlers"] else [])
         toml = self.folder / f"{name}.toml"
         toml.write_text(WORKER_TOML.format(**values))

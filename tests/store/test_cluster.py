@@ -1,0 +1,183 @@
+"""The ways to a cluster: a real one of six servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trio
+from redis.crc import key_slot
+
+from ffsuper.client import Client
+from ffsuper.config import StoreConfig
+from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
+from ffsuper.store import libraries
+from ffsuper.store.announcements import LEASE_ENDS, open_announcements
+from ffsuper.store.cluster import ClusterWire, address_of, key_of, seeds, slot_map
+from ffsuper.store.connection import open_connection
+from ffsuper.store.looks import Looks, indexes
+from ffsuper.store.replies import ElsewhereError
+from ffsuper.store.store import prepare
+from tests.cluster import Cluster, running_cluster
+
+KEYS = [f"{{fp:{number}}}:key" for number in range(64)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def settings(cluster: Cluster) -> StoreConfig:
+    return StoreConfig(url=cluster.url)
+
+
+@pytest.fixture
+def wire(settings: StoreConfig) -> Iterator[ClusterWire]:
+    wire = ClusterWire(settings, "test")
+    yield wire
+    wire.close()
+
+
+def slot_of(key: str) -> int:
+    return key_slot(key.encode())
+
+
+def test_every_command_goes_to_the_server_with_its_key_and_the_replies_are_in_order(wire: ClusterWire) -> None:
+    assert wire.exchange([("SET", key, number) for number, key in enumerate(KEYS)]) == [b"OK"] * len(KEYS)
+    mixed: list[Any] = [("TIME",), *[("GET", key) for key in KEYS], ("HGET", KEYS[0], "x"), ("PING",)]
+    replies = wire.exchange(mixed)
+    assert replies[1:-2] == [str(number).encode() for number in range(len(KEYS))]
+    assert isinstance(replies[-2], StoreError)
+    assert replies[-1] == b"PONG"
+    assert len({wire.node_of(key) for key in KEYS}) == 3
+
+
+def test_a_slot_that_has_moved_is_followed_and_remembered(cluster: Cluster, wire: ClusterWire) -> None:
+    key = "{moved}"
+    wire.exchange([("SET", key, "x")])
+    source = cluster.master_of(slot_of(key))
+    target = cluster.another_master(source)
+    cluster.move_slot(slot_of(key), source, target)
+    assert wire.exchange([("GET", key), ("TIME",)])[0] == b"x"
+    wire.exchange([("TIME",)])
+    assert wire.node_of(key) == target.address
+
+
+def test_a_slot_that_is_being_moved_is_asked_for_where_each_key_is(cluster: Cluster, wire: ClusterWire) -> None:
+    old, new = "{moving}old", "{moving}new"
+    wire.exchange([("SET", old, "x")])
+    source = cluster.master_of(slot_of(old))
+    target = cluster.another_master(source)
+    target.ask("CLUSTER", "SETSLOT", slot_of(old), "IMPORTING", source.id)
+    source.ask("CLUSTER", "SETSLOT", slot_of(old), "MIGRATING", target.id)
+    replies = wire.exchange([("GET", old), ("SET", new, "y"), ("GET", new), ("EXISTS", old, new)])
+    assert replies[:3] == [b"x", b"OK", b"y"]
+    assert isinstance(replies[3], ElsewhereError), "keys of one call on both sides: nothing was done"
+    cluster.move_slot(slot_of(old), source, target)
+    assert wire.exchange([("EXISTS", old, new)]) == [2]
+
+
+def test_libraries_are_loaded_on_every_server_that_takes_writes(cluster: Cluster, wire: ClusterWire) -> None:
+    libraries.prepare(wire, "auto")
+    masters = [node for node in cluster.nodes if b"role:master" in role(node)]
+    assert len(masters) == 3
+    for node in masters:
+        assert node.ask("FCALL", "ff_version", 0) == b"5"
+
+
+def role(node: Any) -> bytes:
+    with redis.Redis(port=node.port, protocol=2) as client:
+        client.response_callbacks.clear()
+        return bytes(client.execute_command("INFO", "replication"))
+
+
+def test_a_client_submits_to_all_partitions_and_reads_back(settings: StoreConfig) -> None:
+    with Client(settings) as client:
+        executions = [client.submit("job", lane=f"lane-{number}") for number in range(40)]
+        assert set(client.states(executions)) == {"waiting"}
+        assert client.depth("lane-7")["eligible"] == 1
+        flow = client.create_flow()
+        assert client.state(flow.add("job", after=[flow.add("job")])) == "waiting_children"
+
+
+async def test_one_look_asks_each_server_once_and_finds_all(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    wanted = indexes("test_index", range(256))
+    async with open_connection(settings, "looks") as connection:
+        looks = Looks(connection)
+        assert await looks.present(wanted) == []
+        with Client(settings) as client:
+            for index in wanted[::3]:
+                cluster.master_of(slot_of(index.key)).ask("ZADD", index.key, index.partition, "x")
+            assert client.store_url == settings.url
+        assert set(await looks.present(wanted)) == set(wanted[::3])
+        due = await looks.due(dict.fromkeys(wanted, 1.0))
+        assert due.first_ms == {index: float(index.partition) for index in wanted[::3] if index.partition >= 1}
+
+
+async def test_announcements_are_heard_from_every_server(cluster: Cluster, settings: StoreConfig) -> None:
+    with trio.fail_after(20):
+        async with open_announcements(settings, LEASE_ENDS) as heard:
+            while not any(node.ask("PUBSUB", "NUMSUB", LEASE_ENDS)[1] for node in cluster.nodes):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            for node in cluster.nodes:
+                node.ask("PUBLISH", LEASE_ENDS, str(node.port))
+            assert {await heard.receive() for _ in cluster.nodes} == {b"%d" % node.port for node in cluster.nodes}
+
+
+def test_what_too_few_replicas_have_is_in_doubt(cluster: Cluster) -> None:
+    enough = ClusterWire(StoreConfig(url=cluster.url, wait_replicas=1), "test")
+    too_many = ClusterWire(StoreConfig(url=cluster.url, wait_replicas=2, timeout_s=1.0), "test")
+    try:
+        assert enough.exchange([("SET", key, "x") for key in KEYS]) == [b"OK"] * len(KEYS)
+        assert all(isinstance(reply, OutcomeUnknownError) for reply in too_many.exchange([("SET", KEYS[0], "x")]))
+    finally:
+        enough.close()
+        too_many.close()
+
+
+def test_without_any_server_nothing_is_sent() -> None:
+    with pytest.raises(StoreUnavailableError, match="cannot reach"):
+        ClusterWire(StoreConfig(url="redis+cluster://127.0.0.1:1,127.0.0.1:2"), "test").exchange([("PING",)])
+
+
+def test_a_server_without_a_cluster_says_so(tmp_path: Path, cluster: Cluster) -> None:
+    from tests.redis_server import running_server
+    from tests.store.test_urls import free_port
+
+    port = free_port()
+    with running_server(tmp_path, "--port", str(port)), pytest.raises(StoreError, match="cluster support disabled"):
+        ClusterWire(StoreConfig(url=f"redis+cluster://127.0.0.1:{port}"), "test").exchange([("PING",)])
+
+
+def test_ports_may_be_left_out_and_addresses_may_be_of_version_six() -> None:
+    url = "redis+cluster://one,two:7000,[::1],[::1]:7001"
+    assert seeds(StoreConfig(url=url)) == ["one:6379", "two:7000", "[::1]:6379", "[::1]:7001"]
+    assert address_of([b"::1", 7000], "x:1") == "[::1]:7000"
+    assert address_of([b"", 7000], "x:1") == "x:7000"
+
+
+def test_a_cluster_with_slots_on_no_server_cannot_be_used() -> None:
+    with pytest.raises(StoreUnavailableError, match="incomplete"):
+        slot_map([[0, 100, [b"x", 1, b"id"]]], "x:1")
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (("GET", "k"), b"k"),
+        (("FCALL", "f", 2, "k", "l", "arg"), b"k"),
+        (("FCALL", "f", 0, "arg"), None),
+        (("XREAD", "COUNT", 5, "STREAMS", "k", "0"), b"k"),
+        (("TIME",), None),
+        (("FUNCTION", "LIST"), None),
+    ],
+)
+def test_a_command_goes_by_its_first_key(command: Any, key: bytes | None) -> None:
+    assert key_of(command) == key
