@@ -59,10 +59,19 @@ EXITS: tuple[tuple[type[BaseException], Exit], ...] = (
 EPILOG = """\
 examples:
   ffsuper --config worker.toml                  run the worker until SIGTERM, then drain
+  ffsuper dev jobs.py                           try handlers out; changes are taken over at once
   ffsuper check --config worker.toml            say what is wrong with a configuration, and what it comes to
   ffsuper submit thumbnail '{"url": "a.png"}' --config worker.toml
   ffsuper submit import @data.csv --lane bulk --delay 3600 --store redis://localhost
   ffsuper show '{fp:86}:0b1f...' --json         one execution with its attempts
+"""
+
+
+DEV_EPILOG = """\
+examples:
+  ffsuper dev jobs.py                           handlers in a file
+  ffsuper dev app.jobs app.reports              modules, imported from the current folder
+  ffsuper dev --config worker.toml              with lanes, limits and a store of your own
 """
 
 
@@ -119,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, metavar="FILE", required=True)
     engine = subcommand(commands, "engine", "run the sweeps that make time pass, and no handlers", run_engine)
     engine.add_argument("--config", type=Path, metavar="FILE", required=True)
+    add_dev(commands)
     add_submit(commands)
     show = store_subcommand(commands, "show", "print one execution with its attempts", call_client("show"))
     show.add_argument("execution", metavar="ID")
@@ -173,6 +183,16 @@ def store_subcommand(
     added.add_argument("--store", metavar="URL", help="or the store itself (default: $FFSUPER_STORE_URL, localhost)")
     added.add_argument("--json", action="store_true", help="machine-readable output")
     return added
+
+
+def add_dev(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add ``dev``."""
+    dev = subcommand(commands, "dev", "try handlers out: store, engine and worker in one, reloading changes", run_dev)
+    dev.formatter_class = argparse.RawDescriptionHelpFormatter
+    dev.epilog = DEV_EPILOG
+    dev.add_argument("handlers", nargs="*", metavar="HANDLERS", help="files or modules with the handlers")
+    dev.add_argument("--config", type=Path, metavar="FILE", help="or a worker.toml of your own")
+    dev.add_argument("--data-dir", type=Path, metavar="DIR", default=Path("ffsuper-dev"), help="default: ffsuper-dev")
 
 
 def add_signal(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -230,6 +250,33 @@ def run_worker(options: argparse.Namespace) -> int:
         counts = prepare(store, embedded.new_counts(settings.store))
         ending = trio.run(supervisor.run, replace(settings, store=store), counts)
     return Exit.HANDED_BACK if ending is supervisor.Ending.HANDED_BACK else Exit.OK
+
+
+def run_dev(options: argparse.Namespace) -> int:
+    """Run a worker that is restarted when its handlers change."""
+    if bool(options.handlers) == (options.config is not None):
+        parser().error("dev needs either handlers (files or modules) or --config FILE; see ffsuper dev --help")
+    import trio
+
+    from ffsuper import config_loader, dev, logs
+    from ffsuper.store import embedded
+
+    data_dir = None
+    if options.config is None:
+        data_dir = options.data_dir.absolute()
+        handlers = dev.handlers_of(options.handlers, Path.cwd())
+        worker_toml, watched = dev.write_worker_toml(handlers, data_dir), handlers.folders
+    else:
+        worker_toml = options.config
+    settings = config_loader.load(worker_toml, os.environ).config
+    if options.config is not None:
+        watched = [*(settings.worker.python_path or [Path.cwd()]), worker_toml.absolute()]
+    logs.set_up(settings.log)
+    meanings = {code.value: code.name.lower().replace("_", " ") for code in Exit}
+    with embedded.reachable(settings.store) as store:
+        dev.welcome(store.url, watched, data_dir)
+        trio.run(dev.run, worker_toml, watched, settings.drain.timeout_s, meanings)
+    return Exit.OK
 
 
 def run_engine(options: argparse.Namespace) -> int:

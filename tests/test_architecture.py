@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ffsuper"
 
 # From the top; a module may import what stands below its own line, and what its line allows beside it.
 LAYERS = (
-    ("cli", "commands", "demo", "__main__", "testing"),
+    ("cli", "commands", "demo", "dev", "__main__", "testing"),
     ("supervisor",),
     ("engine_supervisor",),
     ("actors", "engine"),
@@ -28,7 +28,7 @@ LAYERS = (
 # Within these, modules may import one another ...
 TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine"}
 # ... and these each other.
-BESIDE: tuple[set[str], ...] = ({"cli", "commands", "demo", "__main__"}, {"client", "flows"})
+BESIDE: tuple[set[str], ...] = ({"cli", "commands", "demo", "dev", "__main__"}, {"client", "flows"})
 # What the children load before any user code asks for more.
 IN_CHILDREN = ("messages", "errors", "sansio/frame", "child/runtime", "child/codec", "child/forkserver")
 NO_IO = {"trio", "socket", "time", "random", "logging", "redis", "subprocess", "threading", "selectors"}
