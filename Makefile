@@ -20,6 +20,7 @@ bench:
 	@.ci/prepare dev
 	@.venv/bin/python -m bench.lua
 	@.venv/bin/python -m bench.worker
+	@.venv/bin/python -m bench.engine
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
