@@ -181,3 +181,19 @@ def test_a_cluster_with_slots_on_no_server_cannot_be_used() -> None:
 )
 def test_a_command_goes_by_its_first_key(command: Any, key: bytes | None) -> None:
     assert key_of(command) == key
+
+
+def test_a_cluster_is_reached_by_tls(tmp_path: Path, certificates: Path) -> None:
+    authority = str(certificates / "ca.crt")
+    tls = [
+        *("--tls-cert-file", str(certificates / "own.crt"), "--tls-key-file", str(certificates / "own.key")),
+        *("--tls-ca-cert-file", authority, "--tls-auth-clients", "no"),
+        *("--tls-cluster", "yes", "--tls-replication", "yes"),
+    ]
+    with running_cluster(tmp_path, tls, ssl=True, ssl_ca_certs=authority) as cluster:
+        assert cluster.url.startswith("rediss+cluster://")
+        with Client(StoreConfig(url=cluster.url, tls_ca_file=Path(authority))) as client:
+            executions = [client.submit("job", lane=f"lane-{number}") for number in range(20)]
+            assert set(client.states(executions)) == {"waiting"}
+        with pytest.raises(StoreUnavailableError, match="certificate"):
+            ClusterWire(StoreConfig(url=cluster.url), "test").exchange([("PING",)])

@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 
 import pytest
-import trustme
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, StoreUnavailableError
@@ -27,18 +26,6 @@ def ping(settings: StoreConfig) -> object:
         return libraries.reply_to(wire, "PING")
     finally:
         wire.close()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an authority, and a certificate for localhost that it has signed."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    own = authority.issue_cert("localhost", "127.0.0.1")
-    authority.cert_pem.write_to_path(folder / "ca.crt")
-    own.private_key_pem.write_to_path(folder / "own.key")
-    own.cert_chain_pems[0].write_to_path(folder / "own.crt")
-    return folder
 
 
 def tls_options(port: int, certificates: Path, clients: str) -> list[str]:
