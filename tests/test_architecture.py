@@ -106,6 +106,12 @@ def test_sansio_does_no_input_or_output() -> None:
             assert not used, f"ffsuper/{module} imports {used}"
 
 
+def test_the_engine_never_looks_at_the_hosts_clock() -> None:
+    for path in (PACKAGE / "engine").glob("*.py"):
+        used = {name.split(".")[0] for name in imports(path.relative_to(PACKAGE))}
+        assert used.isdisjoint({"time", "datetime"}), f"{path.name}: the store's clock decides what is due"
+
+
 def test_only_the_store_talks_to_redis() -> None:
     users = {unit(module) for module in modules() if "redis" in {name.split(".")[0] for name in imports(module)}}
     assert users == {"store"}

@@ -55,6 +55,9 @@ unknown_kind = "{unknown_kind}"
 [engine]
 enabled = {engine}
 dependency_interval_ms = {dependency_ms}
+retention_interval_ms = {intervals_ms}
+index_interval_ms = {intervals_ms}
+flow_summary_interval_ms = {intervals_ms}
 
 [log]
 format = "json"
@@ -146,6 +149,7 @@ class Workers:
             "unknown_kind": "leave",
             "engine": "true",
             "dependency_ms": 15_000,
+            "intervals_ms": 60_000,
             "wait_replicas": 0,
         }
         values = defaults | self.settings | settings | {"name": name, "url": self.url, "checkout": CHECKOUT}

@@ -1,0 +1,82 @@
+"""Damage everywhere in the store: the engine and the workers go on with what is sound, and say so once."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import redis
+
+from ffsuper.client import Client
+from ffsuper.messages import ExecutionId
+from ffsuper.sansio.partition import of_bytes
+from ffsuper.store.keys import ExecutionKeys, PartitionKeys
+from tests.system.workers import LIMIT_S, Workers
+
+PARTITION_INDEXES = (
+    *("lease_expiry", "attempt_timeout", "execution_deadline", "suspension_timeout", "pending_waitpoint_expiry"),
+    *("all_executions", "flow_index"),
+)
+LANE_INDEXES = (
+    *("delayed", "terminal", "eligible", "blocked:route", "blocked:budget", "blocked:quota", "blocked:dependencies"),
+)
+STATES = ("", "active", "runnable", "suspended", "terminal", "nonsense", "-1", "\xff")
+FIELDS = (
+    *("lifecycle_phase", "eligibility_state", "ownership_state", "blocking_reason", "terminal_outcome", "lane_id"),
+    *("current_attempt_index", "total_attempt_count", "lease_expires_at", "delay_until", "completed_at", "priority"),
+    *("created_at", "flow_id", "current_waitpoint_id", "attempt_state", "required_capabilities", "execution_kind"),
+)
+SEED = 11
+
+
+def damage(store: redis.Redis, sound: int) -> None:
+    """Put keys of the wrong type, torn records and members without any into all partitions but one."""
+    chance = random.Random(SEED)
+    for number in (number for number in range(256) if number != sound):
+        partition = PartitionKeys.of_index(number)
+        keys = [partition.index(name) for name in PARTITION_INDEXES]
+        keys += [partition.lane("default", name) for name in LANE_INDEXES]  # type: ignore[arg-type]
+        pipeline = store.pipeline(transaction=False)
+        for key in keys:
+            kind = chance.choice(("string", "members", "members"))
+            if kind == "string":
+                pipeline.set(key, "damaged")
+                continue
+            members = [f"{partition.tag}:00000000-0000-4000-8000-{chance.randrange(10):012}" for _ in range(3)]
+            members.append(chance.choice(("", "nonsense", "{fp:1}", "\xff\xfe", "x" * 1_000)))
+            if key.endswith(("all_executions", "flow_index")):
+                pipeline.sadd(key, *members)
+            else:
+                pipeline.zadd(key, {member: chance.choice((0, 1, 1e15, float("-inf"))) for member in members})
+        for member in range(10):
+            at = ExecutionKeys.of(ExecutionId(f"{partition.tag}:00000000-0000-4000-8000-{member:012}"))
+            match chance.randrange(4):
+                case 0:
+                    pipeline.set(at.core, "no hash")
+                case 1:
+                    some = chance.sample(FIELDS, chance.randrange(1, len(FIELDS)))
+                    pipeline.hset(at.core, mapping={name: chance.choice(STATES) for name in some})
+                case 2:
+                    pipeline.hset(at.core, mapping={name: chance.choice(STATES) for name in FIELDS})
+        pipeline.execute()
+
+
+def test_damage_in_every_index_stops_nothing_that_is_sound(
+    workers: Workers, client: Client, store: redis.Redis
+) -> None:
+    damage(store, sound=of_bytes(b"default", 256))
+    engine = workers.start_engine(intervals_ms=100)
+    worker = workers.start(engine="false", ttl_ms=2_000)
+    executions = [client.submit("echo", b"x", delay=0.2 * number) for number in range(10)]
+    for one in executions:
+        assert client.wait(one, LIMIT_S).state == "completed"
+    # Every sweep has been through everything several times by now; it ends when it is told to, and not before.
+    for process in (engine, worker):
+        assert process.process.poll() is None
+    engine.process.terminate()
+    assert engine.wait() == 0
+    warned = [event for event in engine.events() if event["event"] == "sweep cannot move entries"]
+    assert warned
+    assert len({json.dumps([one["sweep"], one["error"]]) for one in warned}) == len(warned), (
+        "each failure is told once"
+    )
