@@ -45,7 +45,6 @@ DUE_WITHIN_S = 10.0
 HEAD_START_S = 3.0
 BLOCKED = 10_000
 WORKERS = 1_000
-KEPT = 5_000
 PIPELINE = 500
 PAYLOAD = b"x" * 100
 
@@ -274,7 +273,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     rounds = [
-        {**at_rest(), **promotions(options.executions), **blocked_passes(), **kept(KEPT)}
+        {**at_rest(), **promotions(options.executions), **blocked_passes(), **kept(options.executions)}
         for _ in range(options.rounds)
     ]
     print(f"{'':52}{'median':>10}{'lowest':>10}{'highest':>10}")

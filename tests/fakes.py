@@ -45,7 +45,7 @@ from ffsuper.store.attempts import Attempts, FrameWriter
 from ffsuper.store.claims import ClaimDoubtError, Claims
 from ffsuper.store.leadership import Lead, Leadership
 from ffsuper.store.leases import Leases
-from ffsuper.store.looks import Due, Index, Looks
+from ffsuper.store.looks import Due, First, Index, Looks
 from ffsuper.store.outcomes import RELEASED_AS, Outcomes
 from ffsuper.store.presence import Presence
 from ffsuper.store.replies import Call, Part
@@ -331,7 +331,8 @@ class FakeLooks(Looks):
     async def due(self, bounds: Mapping[Index, float]) -> Due:
         await self._store.reach("due")
         firsts = {index: self.entries(index, bound_ms) for index, bound_ms in bounds.items()}
-        return Due(now_ms(), {index: found[0][0] for index, found in firsts.items() if found}, self._store.damaged)
+        found = {index: First(entries[0][0], now_ms()) for index, entries in firsts.items() if entries}
+        return Due(found, self._store.damaged)
 
 
 def now_ms() -> int:

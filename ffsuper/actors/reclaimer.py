@@ -79,8 +79,8 @@ async def look(
     now_s = trio.current_time()
     bounds = {index: marks.bound_ms(index, now_s) for index in wanted}
     due = await takeovers.due(bounds)
-    waiting = sorted((first_ms, index.partition, index) for index, first_ms in due.first_ms.items())
-    places = [(index, bounds[index], 0) for first_ms, _, index in waiting if first_ms <= due.now_ms]
+    waiting = sorted(due.first, key=lambda index: -due.first[index].late_ms)
+    places = [(index, bounds[index], 0) for index in waiting if due.first[index].late_ms >= 0]
     resting = set[Index]()
     found: list[Candidate] = []
     while places and not found:
@@ -90,7 +90,7 @@ async def look(
                 raise page
             if isinstance(page, StoreError):
                 LOG.warning("damaged key skipped", extra={"key": index.key, "error": page})
-                marks.passed(index, bound_ms, due.now_ms, now_s, failed=True)
+                marks.passed(index, bound_ms, due.first[index].now_ms, now_s, failed=True)
                 continue
             fresh = [one for one in page.candidates if offers.admits(one.execution_id, now_s)]
             found += fresh
@@ -99,9 +99,9 @@ async def look(
             if page.seen == PAGE:
                 places.append((index, bound_ms, offset + page.still_due))
             elif not fresh:
-                marks.passed(index, bound_ms, due.now_ms, now_s, failed=index in resting)
+                marks.passed(index, bound_ms, due.first[index].now_ms, now_s, failed=index in resting)
     # After something was due, what comes behind that is known only at the next look.
-    pause_s = min([interval_s, *(max(0.0, first_ms - due.now_ms) / 1000 for first_ms, _, _ in waiting)])
+    pause_s = min([interval_s, *(max(0.0, -first.late_ms) / 1000 for first in due.first.values())])
     return offers.made(found[:OFFER], now_s), pause_s + random.random() * SPREAD_S
 
 

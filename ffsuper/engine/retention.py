@@ -8,7 +8,6 @@ retention, however many executions there are and however long they are kept.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 
 import trio
@@ -71,14 +70,14 @@ async def trim(
     now_s = trio.current_time()
     bounds = {index: marks.bound_ms((index, age_ms), now_s) for index in present}
     due = await housekeeping.due(bounds)
-    until_ms = due.now_ms - age_ms
-    left = [(index, bounds[index], 0) for index, first_ms in due.first_ms.items() if first_ms <= until_ms]
+    left = [(index, bounds[index], 0) for index, first in due.first.items() if first.late_ms >= age_ms]
     held_up = set[Index]()
     while left:
         batch, left = left[:BATCH], left[BATCH:]
         for (index, bound_ms, offset), page in zip(batch, await housekeeping.trim(batch, age_ms), strict=True):
             if isinstance(page, STORE_AWAY):
                 raise page
+            until_ms = due.first[index].now_ms - age_ms
             if isinstance(page, StoreError):
                 marks.passed((index, age_ms), bound_ms, until_ms, now_s, failed=True)
                 await reports.send(SweepReport(NAME, failed=1, example=index.key, why=str(page)))
@@ -92,12 +91,10 @@ async def trim(
                 left.append((index, bound_ms, offset + page.still_due))
             else:
                 marks.passed((index, age_ms), bound_ms, until_ms, now_s, failed=index in held_up)
-            await reports.send(reported(page, late_ms=max(0.0, until_ms - due.first_ms[index]) if age_ms else 0.0))
+            await reports.send(reported(page))
 
 
-def reported(page: Page, late_ms: float) -> SweepReport:
+def reported(page: Page) -> SweepReport:
     """Return what is told about a page; what is merely kept is nothing to tell."""
     outcomes = {kind: count for kind, count in page.outcomes.items() if not kind.startswith("kept:")}
-    return SweepReport(
-        NAME, outcomes, page.failed, page.example, page.why, late_ms if math.isfinite(late_ms) else 0.0
-    )
+    return SweepReport(NAME, outcomes, page.failed, page.example, page.why)

@@ -18,7 +18,7 @@ from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
 from ffsuper.sansio.sweep import Marks
-from ffsuper.store.looks import Due, Index
+from ffsuper.store.looks import Index
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.replies import ElsewhereError
 from ffsuper.store.sweeps import PAGE, Move, Page, Sweeps
@@ -72,20 +72,13 @@ async def look_and_move(
     due = await sweeps.due(bounds)
     for index in due.damaged:
         await reports.send(SweepReport(sweep.name, failed=1, example=index.key, why="the key is no sorted set"))
-    waiting = [index for index, first_ms in due.first_ms.items() if first_ms <= due.now_ms]
-    waiting.sort(key=lambda index: due.first_ms[index])
-    passes = [Pass(index, bounds[index], late_ms(due, index)) for index in waiting]
-    async for one in move_all(sweeps, sweep.name, sweep.move, passes, reports):
-        marks.passed(one.index, one.bound_ms, due.now_ms, now_s, failed=one.failed)
-    if waiting:
+    passes = [Pass(index, bounds[index], first.late_ms) for index, first in due.first.items() if first.late_ms >= 0]
+    passes.sort(key=lambda one: -one.late_ms)
+    async for one in move_all(sweeps, sweep.name, sweep.move, list(passes), reports):
+        marks.passed(one.index, one.bound_ms, due.first[one.index].now_ms, now_s, failed=one.failed)
+    if passes:
         return max(AGAIN_S, IDLE_SHARE * (trio.current_time() - now_s))
-    return min([interval_s, *((first_ms - due.now_ms) / 1000 for first_ms in due.first_ms.values())])
-
-
-def late_ms(due: Due, index: Index) -> float:
-    """Return for how long the first entry had been due; 0 when that is not known."""
-    first_ms = due.first_ms[index]
-    return due.now_ms - first_ms if math.isfinite(first_ms) else 0.0
+    return min([interval_s, *(-first.late_ms / 1000 for first in due.first.values())])
 
 
 async def move_all(
@@ -112,7 +105,7 @@ class Pass:
     """On the way through one index.
 
     Attributes:
-        late_ms: for how long its first entry had been due at the beginning.
+        late_ms: for how long its first entry had been due at the beginning; infinite when that is not known.
         offset: how many members were passed by, since they stayed.
         failed: whether one of them failed.
         is_over: whether the index has been gone through.
@@ -137,4 +130,5 @@ def reported(sweep: str, one: Pass, page: Page | StoreError) -> SweepReport:
     """Return what is told about a page."""
     if isinstance(page, StoreError):
         return SweepReport(sweep, failed=1, example=one.index.key, why=str(page))
-    return SweepReport(sweep, page.outcomes, page.failed, page.example, page.why, one.late_ms)
+    late_ms = one.late_ms if math.isfinite(one.late_ms) else 0.0
+    return SweepReport(sweep, page.outcomes, page.failed, page.example, page.why, late_ms)

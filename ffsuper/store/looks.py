@@ -58,17 +58,33 @@ def indexes(
 
 
 @dataclass(frozen=True, slots=True)
+class First:
+    """The first entry of an index.
+
+    Attributes:
+        at_ms: its score; minus infinity where another server of a cluster has the index by now.
+        now_ms: the clock of the server that has it; the only one that decides what is due.
+    """
+
+    at_ms: float
+    now_ms: int
+
+    @property
+    def late_ms(self) -> float:
+        """For how long it has been due; negative while it is not."""
+        return self.now_ms - self.at_ms
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """What a look has found.
 
     Attributes:
-        now_ms: the store's clock; the only one that decides what is due.
-        first_ms: the lowest score of each index that has one from its bound on.
+        first: of each index that has an entry from its bound on.
         damaged: keys that are no index.
     """
 
-    now_ms: int
-    first_ms: Mapping[Index, float]
+    first: Mapping[Index, First]
     damaged: Collection[Index]
 
 
@@ -100,7 +116,7 @@ class Looks:
 
     async def due(self, bounds: Mapping[Index, float]) -> Due:
         """Return the lowest score of each index, from its bound on."""
-        now_ms, first_ms, damaged = 0, dict[Index, float](), list[Index]()
+        found, damaged = dict[Index, First](), list[Index]()
         for slots in await self._by_node(list(bounds)):
             args: list[Part] = []
             for slot in slots:
@@ -108,13 +124,13 @@ class Looks:
             call = fcall("ffsuper_due", (slots[0][0].key,), tuple(args), lambda status: status)
             status = await self._connection.run(call)
             asked = [index for slot in slots for index in slot]
-            now_ms = max(now_ms, status.number(0))
+            now_ms = status.number(0)
             for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
                 if first:
-                    first_ms[asked[int(position)]] = float(first)
+                    found[asked[int(position)]] = First(float(first), now_ms)
                 else:
                     damaged.append(asked[int(position)])
-        return Due(now_ms, first_ms, damaged)
+        return Due(found, damaged)
 
     async def _by_node(self, wanted: Sequence[Index]) -> list[list[list[Index]]]:
         """Return for each node of a cluster its indexes by slot; without a cluster there is one node and one slot."""

@@ -146,7 +146,7 @@ async def taken_away(subject: Subject) -> Candidate:
     with trio.fail_after(10):
         while True:
             due = await subject.store.takeovers.due({index: 0.0})
-            if due.first_ms[index] <= due.now_ms:
+            if due.first[index].late_ms >= 0:
                 (page,) = await subject.store.takeovers.expired([(index, 0.0, 0)], taker)
                 assert isinstance(page, Expired)
                 (candidate,) = page.candidates
