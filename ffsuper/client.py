@@ -326,16 +326,19 @@ class Client:
             kind: what it is for; for people.
             namespace: also of its members.
         """
-        flow = self.flow(str(uuid.uuid4()), namespace=namespace)
+        flow = self._flow(str(uuid.uuid4()), namespace)
         self.run(flows.create_flow(flow.keys, kind, namespace))
         return flow
 
-    def flow(self, flow_id: str, *, namespace: str = "default") -> Flow:
+    def flow(self, flow_id: str) -> Flow:
         """Return a flow that was created before; whether there is one shows when it is used.
 
         Raises:
             InvalidRequestError: that is no flow id.
         """
+        return self._flow(flow_id, None)
+
+    def _flow(self, flow_id: str, namespace: str | None) -> Flow:
         number = partition.of_bytes(valid_flow_id(flow_id).bytes, self._counts.flow)
         return Flow(self, flow_id, number, namespace)
 

@@ -52,7 +52,7 @@ class Flow:
         keys: its keys in the store.
     """
 
-    def __init__(self, client: Client, flow_id: str, partition: int, namespace: str) -> None:
+    def __init__(self, client: Client, flow_id: str, partition: int, namespace: str | None) -> None:
         self.id = flow_id
         self._client = client
         self.keys = FlowKeys(f"{{fp:{partition}}}", flow_id)
@@ -84,6 +84,8 @@ class Flow:
             RefusedError: there is no such flow, it was cancelled, or one of ``after`` is none of its members.
             StoreError: the store cannot be reached or used.
         """
+        if self._namespace is None:
+            self._namespace = self._record().get("namespace", "default")
         upstream = {parse(one): False for one in after} | ({parse(passing): True} if passing else {})
         member = Submission(
             execution_id=ExecutionId(f"{self.keys.tag}:{uuid.uuid4()}"),
@@ -104,14 +106,18 @@ class Flow:
         Raises:
             RefusedError: there is no such flow.
         """
-        record = self._client.run(flows.read_flow(self.keys))
-        if not record:
-            raise RefusedError("flow", "flow_not_found", (self.id,))
+        record = self._record()
         found = self._client.run(flows.read_members(self.keys))
         members = sorted(found)
         states = self._client.states(members)
         known = {one: state or "gone" for one, state in zip(members, states, strict=True)}
         return FlowState(self.id, state_of(record, list(known.values())), known, record)
+
+    def _record(self) -> Mapping[str, str]:
+        record = self._client.run(flows.read_flow(self.keys))
+        if not record:
+            raise RefusedError("flow", "flow_not_found", (self.id,))
+        return record
 
     def wait(self, timeout_s: float | None = None) -> FlowState:
         """Wait until all members have ended, and return the flow as it is then.

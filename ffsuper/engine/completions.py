@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 
 import trio
 
@@ -52,7 +53,7 @@ def completion(message: bytes) -> Completion | None:
     """Read a message; None when it is none."""
     try:
         told = json.loads(message)
-        return Completion(partition.parse(told["execution_id"]), str(told["flow_id"]))
+        return Completion(partition.parse(told["execution_id"]), str(uuid.UUID(told["flow_id"])))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

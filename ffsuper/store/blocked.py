@@ -125,7 +125,7 @@ class Blocked(Looks):
 
 def members(key: str) -> Call[set[str]]:
     """Read a set of names."""
-    return Call(("SMEMBERS", key), lambda reply: {one.decode(errors="surrogateescape") for one in reply})
+    return Call(("SMEMBERS", key), lambda reply: {one.decode(errors="replace") for one in reply})
 
 
 def read_text(key: str) -> Call[str]:
@@ -172,14 +172,15 @@ def release_page(index: Index, offset: int, room: Mapping[str, int]) -> Call[Rel
 
     def parse(status: Status) -> Released:
         seen, released, failed = (status.number(position) for position in range(3))
-        return Released(seen, released, failed, status.text(3), status.text(4), counted(status.fields[5:]))
+        example, why = (status.fields[position].decode(errors="replace") for position in (3, 4))
+        return Released(seen, released, failed, example, why, counted(status.fields[5:]))
 
-    pairs = [part for pair in room.items() for part in pair]
+    pairs = [part for cause, count in room.items() for part in (cause.encode(errors="surrogateescape"), count)]
     return fcall("ffsuper_unblock", (index.key, index.beside("eligible")), (offset, PAGE, *pairs), parse)
 
 
 def counted(fields: Sequence[bytes]) -> dict[str, int]:
-    """Read causes and their counts."""
+    """Read causes and their counts; what is no text comes back to the store as it was."""
     return {
         cause.decode(errors="surrogateescape"): int(count)
         for cause, count in zip(fields[::2], fields[1::2], strict=True)

@@ -140,9 +140,8 @@ class Connection:
         while (first := self._inbox.get()) is not None:
             batch, stop = self._gather(first)
             if batch:
-                answers = self._answers(batch)
                 try:
-                    token.run_sync_soon(self._deliver, batch, answers)
+                    token.run_sync_soon(self._deliver, batch, self._answers_or_defect(batch))
                 except trio.RunFinishedError:
                     stop = True
             if stop:
@@ -172,6 +171,13 @@ class Connection:
                 request.state = State.SENT
         return batch, stop
 
+    def _answers_or_defect(self, batch: Sequence[Request]) -> list[Any] | BaseException:
+        """Return the answers; a defect of ours ends those who asked, and so the program, not this thread alone."""
+        try:
+            return self._answers(batch)
+        except Exception as defect:  # noqa: BLE001 -- handed on
+            return defect
+
     def _answers(self, batch: Sequence[Request]) -> list[Any]:
         commands = [command for request in batch for command in request.commands]
         try:
@@ -182,13 +188,16 @@ class Connection:
             return [error] * len(commands)
         return answers
 
-    def _deliver(self, batch: Sequence[Request], answers: Sequence[Any]) -> None:
+    def _deliver(self, batch: Sequence[Request], answers: Sequence[Any] | BaseException) -> None:
         start = 0
         for request in batch:
             end = start + len(request.commands)
             if request.task is not None:
                 task, request.task = request.task, None
-                trio.lowlevel.reschedule(task, outcome.Value(list(answers[start:end])))
+                if isinstance(answers, BaseException):
+                    trio.lowlevel.reschedule(task, outcome.Error(answers))
+                else:
+                    trio.lowlevel.reschedule(task, outcome.Value(list(answers[start:end])))
             start = end
 
 

@@ -206,3 +206,9 @@ class ExecutionKeys:
     def signal_dedup(self, waitpoint_id: str, key: str) -> str:
         """Signal id first accepted under an idempotency key."""
         return f"ff:sigdedup:{self.tag}:{waitpoint_id}:{key}"
+
+
+def is_execution_id(text: str) -> bool:
+    """Tell whether keys can be built from ``text``."""
+    prefix, separator, _ = text.partition("}:")
+    return bool(separator) and prefix.startswith("{fp:") and prefix[4:].isdecimal()

@@ -96,9 +96,7 @@ class Looks:
 
     async def lanes(self) -> list[LaneId]:
         """Return the lanes that workers have ever served here."""
-        read = Call(
-            ("SMEMBERS", keys.LANES), lambda reply: [LaneId(lane.decode(errors="surrogateescape")) for lane in reply]
-        )
+        read = Call(("SMEMBERS", keys.LANES), lambda reply: [LaneId(lane.decode(errors="replace")) for lane in reply])
         lanes = await self._connection.run(read)
         return sorted(lanes)
 

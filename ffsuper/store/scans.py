@@ -11,7 +11,7 @@ from ffsuper.errors import StoreError, StoreScriptError
 from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
 from ffsuper.sansio.scan import Place
 from ffsuper.store.connection import Connection
-from ffsuper.store.keys import ExecutionKeys, PartitionKeys
+from ffsuper.store.keys import ExecutionKeys, PartitionKeys, is_execution_id
 from ffsuper.store.replies import Call
 
 LOG = logging.getLogger(__name__)
@@ -109,12 +109,6 @@ def ids(reply: Any) -> list[ExecutionId]:
     """Return the well-formed execution ids among index members; others are nobody's work."""
     texts = (member.decode(errors="replace") for member in reply)
     return [ExecutionId(text) for text in texts if is_execution_id(text)]
-
-
-def is_execution_id(text: str) -> bool:
-    """Tell whether keys can be built from ``text``."""
-    prefix, separator, _ = text.partition("}:")
-    return bool(separator) and prefix.startswith("{fp:") and prefix[4:].isdecimal()
 
 
 def eligible_candidate(execution_id: ExecutionId, lane: LaneId, record: Record | None) -> Candidate | None:

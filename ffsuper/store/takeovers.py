@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
+from ffsuper.store.keys import is_execution_id
 from ffsuper.store.looks import Index, Looks, indexes, score
 from ffsuper.store.replies import Call, Part, Status, fcall
 
@@ -82,10 +83,11 @@ def expired_page(index: Index, since: float, offset: int, taker: Taker) -> Call[
 
 def expired(status: Status) -> Expired:
     """Read the reply."""
-    texts = iter([field.decode(errors="surrogateescape") for field in status.fields[6:]])
+    texts = iter([field.decode(errors="replace") for field in status.fields[6:]])
     found = [
         Candidate(ExecutionId(execution_id), LaneId(lane), ClaimKind.RECLAIM, kind, attempt_index(index))
         for execution_id, kind, index, lane in zip(texts, texts, texts, texts, strict=True)
+        if is_execution_id(execution_id)
     ]
     return Expired(status.number(1), status.number(2), status.number(3), found)
 

@@ -146,7 +146,7 @@ class ServerWire(Wire):
         """
         connection = self._ready_connection()
         waits = self._replicas > 0 and not all(command[0] in READS for command in commands)
-        packed = connection.pack_commands([*commands, self._wait] if waits else commands)
+        packed = packed_for(connection, [*commands, self._wait] if waits else commands)
         try:
             connection.send_packed_command(packed, check_health=False)
         except (redis.RedisError, OSError) as error:
@@ -218,6 +218,19 @@ class ServerWire(Wire):
     def _cut_short(self, replies: list[Any], count: int, error: Exception) -> list[Any]:
         self.close()
         return [*replies, *[lost_answer(error)] * (count - len(replies))]
+
+
+def packed_for(connection: Any, commands: Sequence[Command]) -> Any:
+    """Return commands as they are sent. What is no text, as a user's message may be, goes with question marks."""
+    try:
+        return connection.pack_commands(commands)
+    except UnicodeEncodeError:
+        return connection.pack_commands([tuple(map(sendable, command)) for command in commands])
+
+
+def sendable(part: Part) -> Part:
+    """Return a part that can be sent."""
+    return part.encode(errors="replace") if isinstance(part, str) else part
 
 
 def lost_answer(error: Exception) -> StoreError:

@@ -30,7 +30,7 @@ end
 
 -- ffsuper_dispatch: tell those that wait for an execution how it has ended. Unless it has, nothing is told: a message about
 -- it may be late, or forged.
--- KEYS  1 outgoing  set  of its flow: edges out of the execution
+-- KEYS  1 outgoing  set  of its flow: edges out of the execution; the flow enters its partition's index again
 -- ARGV  1 execution_id
 --       2 flow_id
 --       3 cursor        0 to begin with
@@ -46,6 +46,10 @@ register('ffsuper_dispatch', function(keys, args)
   if not outcome then
     return ok('0', 0, '', '', 'not_ended', 1)
   end
+  -- A flow that was at its end has left the index; when a member was replayed and ends anew, its summary changes.
+  if redis.call('EXISTS', 'ff:flow:' .. tag .. ':' .. flow_id .. ':core') == 1 then
+    redis.call('SADD', 'ff:idx:' .. tag .. ':flow_index', flow_id)
+  end
   return scan(outgoing, { args[3], args[4] }, function(edge_id)
     local child_id = redis.call('HGET', 'ff:flow:' .. tag .. ':' .. flow_id .. ':edge:' .. edge_id,
       'downstream_execution_id')
@@ -59,16 +63,25 @@ end)
 -- Edges of one execution that a call looks at; of more, some at random.
 local MAX_EDGES = 100
 
+-- Makes an execution claimable that waits, and has no open edge. The set of these is what counts: the counter beside it
+-- is out of step after a replay whose caller did not know all of them.
+local function release_waiting(tag, lane, execution_id, now)
+  local meta = exec_key(tag, execution_id, 'deps:meta')
+  if stored_number(redis.call('HGET', meta, 'unsatisfied_required_count')) > 0 then
+    redis.call('HSET', meta, 'unsatisfied_required_count', '0', 'last_dependency_update_at', now)
+  end
+  call_protocol('ff_promote_blocked_to_eligible', {
+    exec_key(tag, execution_id, 'core'), lane .. 'blocked:dependencies', lane .. 'eligible', meta,
+    exec_key(tag, execution_id, 'deps:unresolved'),
+  }, { execution_id, now })
+  return 'released'
+end
+
 -- Resolves what can be resolved of an execution that waits; returns what became of it.
 local function resolve_waiting(tag, lane, execution_id, now)
-  local unresolved = exec_key(tag, execution_id, 'deps:unresolved')
-  local edges = redis.call('SRANDMEMBER', unresolved, MAX_EDGES)
+  local edges = redis.call('SRANDMEMBER', exec_key(tag, execution_id, 'deps:unresolved'), MAX_EDGES)
   if #edges == 0 then
-    call_protocol('ff_promote_blocked_to_eligible', {
-      exec_key(tag, execution_id, 'core'), lane .. 'blocked:dependencies', lane .. 'eligible',
-      exec_key(tag, execution_id, 'deps:meta'), unresolved,
-    }, { execution_id, now })
-    return 'released'
+    return release_waiting(tag, lane, execution_id, now)
   end
   local result = 'waits'
   for _, edge_id in ipairs(edges) do
@@ -93,15 +106,16 @@ end
 --       2 offset
 --       3 limit
 -- Replies  ok(now_ms, seen, still_due, failed, failed_id, why, outcome, count, ...): waits, released, satisfied,
---          impossible, skipped, upstream_gone (nobody will ever tell how that one has ended), or a refusal's code
+--          impossible, skipped, cleaned (it does not wait), upstream_gone (nobody will ever tell how that one has
+--          ended), or a refusal's code
 -- Refuses  invalid_input
 register('ffsuper_resolve_blocked', function(keys, args)
   local blocked = keys[1]
   local tag, lane = tag_of(blocked), string.gsub(blocked, 'blocked:dependencies$', '')
   return sweep(blocked, args, function(execution_id, now)
-    if redis.call('EXISTS', exec_key(tag, execution_id, 'core')) == 0 then
+    if redis.call('HGET', exec_key(tag, execution_id, 'core'), 'eligibility_state') ~= 'blocked_by_dependencies' then
       redis.call('ZREM', blocked, execution_id)
-      return 'gone'
+      return 'cleaned'
     end
     return resolve_waiting(tag, lane, execution_id, now)
   end)

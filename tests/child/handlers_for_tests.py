@@ -79,6 +79,13 @@ def return_defer(ctx: Context) -> Defer:
     return Defer(60)
 
 
+@handler("no-text")
+def no_text(ctx: Context) -> None:
+    """Say what is no text, wherever a text is wanted."""
+    ctx.progress(5, "\udcff \ud800")
+    raise OSError("no file \udcff \ud800")
+
+
 @handler("unstorable")
 def unstorable(ctx: Context) -> object:
     return object()

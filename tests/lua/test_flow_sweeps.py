@@ -203,6 +203,15 @@ def test_a_wide_fan_out_is_told_page_by_page(flow: World) -> None:
     assert {state(flow, one) for one in below} == {"waiting"}
 
 
+def test_a_flow_is_summarized_again_when_a_member_ends_anew(flow: World) -> None:
+    top = member(flow)
+    finish(flow, top)
+    summarize(flow)
+    assert flow.value("ff:idx:{fp:7}:flow_index") is None
+    tell(flow, top)
+    assert flow.value("ff:idx:{fp:7}:flow_index") == {FLOW.id}
+
+
 def test_children_and_edges_that_are_gone_are_counted(flow: World) -> None:
     top = member(flow)
     child, _ = member(flow, top), flow.redis.sadd(FLOW.outgoing(top.id), "nonsense")
@@ -236,10 +245,11 @@ def test_a_skipped_child_found_by_looking_again_is_announced(flow: World) -> Non
     assert keys.id in announced[0]
 
 
-def test_one_that_waits_for_nothing_any_more_is_released(flow: World) -> None:
+@pytest.mark.parametrize("counter", ["0", "1"])
+def test_one_that_waits_for_nothing_any_more_is_released_whatever_its_counter_says(flow: World, counter: str) -> None:
     keys = member(flow, member(flow))
     flow.redis.delete(keys.part("deps:unresolved"))
-    put(flow, keys.part("deps:meta"), unsatisfied_required_count="0")
+    put(flow, keys.part("deps:meta"), unsatisfied_required_count=counter)
     assert look_again(flow, keys) == {"released": 1}
     assert state(flow, keys) == "waiting"
 
@@ -252,10 +262,16 @@ def test_one_whose_upstream_is_gone_waits_and_is_told(flow: World) -> None:
     assert state(flow, keys) == "waiting_children"
 
 
-def test_members_of_the_index_that_are_gone_leave_it(flow: World) -> None:
+@pytest.mark.parametrize("how", ["gone", "eligible", "ended"])
+def test_members_of_the_index_that_do_not_wait_leave_it(flow: World, how: str) -> None:
     keys = member(flow, member(flow))
-    flow.redis.delete(keys.core)
-    assert look_again(flow, keys) == {"gone": 1}
+    if how == "gone":
+        flow.redis.delete(keys.core)
+    elif how == "eligible":
+        put(flow, keys.core, eligibility_state="eligible_now")
+    else:
+        put(flow, keys.core, eligibility_state="not_applicable", lifecycle_phase="terminal")
+    assert look_again(flow, keys) == {"cleaned": 1}
     assert flow.value(lane_key(keys, "blocked:dependencies")) is None
 
 

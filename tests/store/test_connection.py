@@ -46,6 +46,21 @@ async def test_any_bytes_travel_unchanged(settings: StoreConfig) -> None:
         assert await connection.run(plain("ECHO", every_byte)) == every_byte
 
 
+async def test_what_is_no_text_goes_with_question_marks_and_disturbs_no_other(
+    settings: StoreConfig,
+) -> None:
+    async with open_connection(settings, "test") as connection:
+        sent = ["good", "bad \udcff\ud800", "ä"]
+        assert await connection.run_all([plain("ECHO", text) for text in sent]) == [b"good", b"bad ??", "ä".encode()]
+
+
+async def test_a_command_that_is_none_ends_who_asked_and_not_the_thread(settings: StoreConfig) -> None:
+    async with open_connection(settings, "test") as connection:
+        with pytest.raises(redis.DataError):
+            await connection.run(plain("ECHO", None))  # type: ignore[arg-type]
+        assert await connection.run(plain("ECHO", "one")) == b"one"
+
+
 async def test_many_tasks_share_a_connection_and_each_gets_its_own_answers(settings: StoreConfig) -> None:
     answers: dict[int, object] = {}
     async with open_connection(settings, "test") as connection, trio.open_nursery() as nursery:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import redis
 
 from ffsuper.client import Client
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio.partition import of_bytes
-from ffsuper.store.keys import ExecutionKeys, PartitionKeys
+from ffsuper.store.announcements import COMPLETIONS, LEASE_ENDS
+from ffsuper.store.keys import LANES, WORKERS, ExecutionKeys, PartitionKeys, worker_capabilities
 from tests.system.workers import LIMIT_S, Workers
 
 PARTITION_INDEXES = (
@@ -20,7 +22,7 @@ PARTITION_INDEXES = (
 LANE_INDEXES = (
     *("delayed", "terminal", "eligible", "blocked:route", "blocked:budget", "blocked:quota", "blocked:dependencies"),
 )
-STATES = ("", "active", "runnable", "suspended", "terminal", "nonsense", "-1", "\xff")
+STATES = ("", "active", "runnable", "suspended", "terminal", "nonsense", "-1", b"\xff", "lease_expired_reclaimable")
 FIELDS = (
     *("lifecycle_phase", "eligibility_state", "ownership_state", "blocking_reason", "terminal_outcome", "lane_id"),
     *("current_attempt_index", "total_attempt_count", "lease_expires_at", "delay_until", "completed_at", "priority"),
@@ -42,8 +44,9 @@ def damage(store: redis.Redis, sound: int) -> None:
             if kind == "string":
                 pipeline.set(key, "damaged")
                 continue
-            members = [f"{partition.tag}:00000000-0000-4000-8000-{chance.randrange(10):012}" for _ in range(3)]
-            members.append(chance.choice(("", "nonsense", "{fp:1}", "\xff\xfe", "x" * 1_000)))
+            names = [f"{partition.tag}:00000000-0000-4000-8000-{chance.randrange(10):012}" for _ in range(3)]
+            members = [name.encode() for name in names]
+            members.append(chance.choice((b"", b"nonsense", b"{fp:1}", b"\xff\xfe", b"x" * 1_000)))
             if key.endswith(("all_executions", "flow_index")):
                 pipeline.sadd(key, *members)
             else:
@@ -58,7 +61,15 @@ def damage(store: redis.Redis, sound: int) -> None:
                     pipeline.hset(at.core, mapping={name: chance.choice(STATES) for name in some})
                 case 2:
                     pipeline.hset(at.core, mapping={name: chance.choice(STATES) for name in FIELDS})
+        # Records of ids that are none.
+        for name in ("nonsense", "{fp:1}"):
+            lost: dict[Any, Any] = {"ownership_state": "lease_expired_reclaimable", "lifecycle_phase": "active"}
+            lost |= {"lane_id": "default", "execution_kind": "echo"}
+            pipeline.hset(f"ff:exec:{partition.tag}:{name}:core", mapping=lost)
         pipeline.execute()
+    store.sadd(LANES, b"\xff", "")
+    store.sadd(WORKERS, b"\xff", "dead")
+    store.set(worker_capabilities("dead"), b"\xff,x")
 
 
 def test_damage_in_every_index_stops_nothing_that_is_sound(
@@ -67,6 +78,9 @@ def test_damage_in_every_index_stops_nothing_that_is_sound(
     damage(store, sound=of_bytes(b"default", 256))
     engine = workers.start_engine(intervals_ms=100)
     worker = workers.start(engine="false", ttl_ms=2_000)
+    for message in (b"\xff", b"{}", b'{"execution_id": "{fp:1}:x", "flow_id": "\\ud800"}'):
+        store.publish(COMPLETIONS, message)
+        store.publish(LEASE_ENDS, message)
     executions = [client.submit("echo", b"x", delay=0.2 * number) for number in range(10)]
     for one in executions:
         assert client.wait(one, LIMIT_S).state == "completed"

@@ -96,6 +96,12 @@ def test_a_flow_goes_on_when_its_engine_dies_in_the_middle(workers: Workers, cli
     assert flow.wait(LIMIT_S).state == "completed"
 
 
+def test_members_that_are_added_later_are_in_the_flows_namespace(client: Client) -> None:
+    flow = client.create_flow("report", namespace="books")
+    late = client.flow(flow.id).add("no-op", after=[flow.add("no-op")])
+    assert client.show(late).record["namespace"] == "books"
+
+
 def test_what_cannot_be_a_flow_is_told(workers: Workers, client: Client) -> None:
     workers.start()
     with pytest.raises(InvalidRequestError, match="no flow id"):

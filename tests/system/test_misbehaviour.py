@@ -29,6 +29,7 @@ def start(workers: Workers, timeout_s: float = 0.0, children: int = 2) -> Worker
         ("die", "exit", "crash", "exited with code 0"),
         ("die", "segfault", "crash", "SIGSEGV"),
         ("grandchild", None, "crash", "exited with code 0"),
+        ("no-text", None, "exception", "no file"),
         ("unstorable", None, "result", "cannot be stored"),
     ],
 )
