@@ -10,8 +10,9 @@ from ffsuper.store.looks import Index, Looks
 from ffsuper.store.replies import Call, Status, fcall
 from ffsuper.store.sweeps import Page, page_call
 
-# Members looked at in one call.
+# Members looked at in one call, about.
 SCAN_COUNT = 100
+FLOWS_COUNT = 5
 BEGIN = "0"
 
 
@@ -76,12 +77,12 @@ def reconcile_quotas(index: Index, cursor: str) -> Call[Scanned]:
 
 def summarize_flows(index: Index, cursor: str) -> Call[Scanned]:
     """Write the summaries of flows."""
-    return scan_call("ffsuper_summarize_flows", (index.key,), cursor)
+    return scan_call("ffsuper_summarize_flows", (index.key,), cursor, FLOWS_COUNT)
 
 
-def scan_call(function: str, keys: tuple[str, ...], cursor: str) -> Call[Scanned]:
+def scan_call(function: str, keys: tuple[str, ...], cursor: str, count: int = SCAN_COUNT) -> Call[Scanned]:
     """Return the call of a function that looks at a page of a set."""
-    return fcall(function, keys, (cursor, SCAN_COUNT), scanned)
+    return fcall(function, keys, (cursor, count), scanned)
 
 
 def scanned(status: Status) -> Scanned:

@@ -61,7 +61,7 @@ register('ffsuper_dispatch', function(keys, args)
 end)
 
 -- Edges of one execution that a call looks at; of more, some at random.
-local MAX_EDGES = 100
+local MAX_EDGES = 20
 
 -- Makes an execution claimable that waits, and has no open edge. The set of these is what counts: the counter beside it
 -- is out of step after a replay whose caller did not know all of them.
@@ -122,7 +122,7 @@ register('ffsuper_resolve_blocked', function(keys, args)
 end)
 
 -- Members whose states are counted; of a larger flow, so many at random.
-local MAX_MEMBERS = 1000
+local MAX_MEMBERS = 500
 
 -- Public state of an execution -> field of the summary; others count in none.
 local COUNTED = {

@@ -1,7 +1,7 @@
 -- Deleting executions that ended long enough ago, with everything that belongs to them.
 
 local DEFAULT_RETENTION_MS = 86400000
--- Keys that one call deletes at most, of one execution: UNLINK leaves the work of freeing them to another thread.
+-- Names of keys that one call unlinks, about: UNLINK leaves the work of freeing large ones to another thread.
 local MAX_KEYS = 2000
 -- Edges of a flow that are looked at before a member is deleted.
 local MAX_EDGES = 100
@@ -101,7 +101,7 @@ end
 -- Refuses  invalid_input
 register('ffsuper_trim', function(keys, args)
   local terminal, all_executions = keys[1], keys[2]
-  local age_ms, tag = integer_argument(args[4], 'age_ms'), tag_of(terminal)
+  local age_ms, tag, room = integer_argument(args[4], 'age_ms'), tag_of(terminal), { keys = MAX_KEYS }
   return sweep(terminal, args, function(execution_id, now)
     local core = exec_key(tag, execution_id, 'core')
     local record = redis.call('HMGET', core, 'completed_at', 'lifecycle_phase', 'flow_id', 'total_attempt_count')
@@ -115,7 +115,7 @@ register('ffsuper_trim', function(keys, args)
       return string.format('kept:%.0f', retention_ms)
     elseif is_awaited(tag, record[3], execution_id) then
       return 'awaited'
-    elseif not delete_parts({ keys = MAX_KEYS }, tag, execution_id, record[4]) then
+    elseif room.keys <= 0 or not delete_parts(room, tag, execution_id, record[4]) then
       return 'partly'
     end
     redis.call('UNLINK', core, exec_key(tag, execution_id, 'policy'))
