@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import PartitionKeys
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import Call, Part, Status, fcall
 
 NO_LANE = LaneId("")
@@ -101,27 +103,23 @@ class Looks:
         return sorted(lanes)
 
     async def present(self, wanted: Sequence[Index]) -> list[Index]:
-        """Return those that exist."""
-        found: list[Index] = []
-        for slots in await self._by_node(wanted):
-            args: list[Part] = []
-            for slot in slots:
-                args += [len(slot), *(index.key for index in slot)]
-            call = fcall("ffsuper_present", (slots[0][0].key,), tuple(args), positions)
-            asked = [index for slot in slots for index in slot]
-            found += [asked[position] for position in await self._connection.run(call)]
-        return found
+        """Return those that exist, of all servers that can be reached.
+
+        Raises:
+            StoreError: none can be.
+        """
+        answers = await self._look("ffsuper_present", wanted, lambda index: (index.key,))
+        return [asked[int(position)] for asked, status in answers for position in status.fields]
 
     async def due(self, bounds: Mapping[Index, float]) -> Due:
-        """Return the lowest score of each index, from its bound on."""
+        """Return the lowest score of each index, from its bound on, of all servers that can be reached.
+
+        Raises:
+            StoreError: none can be.
+        """
         found, damaged = dict[Index, First](), list[Index]()
-        for slots in await self._by_node(list(bounds)):
-            args: list[Part] = []
-            for slot in slots:
-                args += [len(slot), *(part for index in slot for part in (index.key, score(bounds[index])))]
-            call = fcall("ffsuper_due", (slots[0][0].key,), tuple(args), lambda status: status)
-            status = await self._connection.run(call)
-            asked = [index for slot in slots for index in slot]
+        answers = await self._look("ffsuper_due", list(bounds), lambda index: (index.key, score(bounds[index])))
+        for asked, status in answers:
             now_ms = status.number(0)
             for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
                 if first:
@@ -130,17 +128,31 @@ class Looks:
                     damaged.append(asked[int(position)])
         return Due(found, damaged)
 
+    async def _look(
+        self, function: str, wanted: Sequence[Index], told: Callable[[Index], tuple[Part, ...]]
+    ) -> list[tuple[list[Index], Status]]:
+        """Ask every server about its indexes; return which were asked for, in order, and the answer."""
+        asked, calls = list[list[Index]](), list[Call[Status]]()
+        for slots in await self._by_node(wanted):
+            args: list[Part] = []
+            for slot in slots:
+                args += [len(slot), *(part for index in slot for part in told(index))]
+            asked.append([index for slot in slots for index in slot])
+            calls.append(fcall(function, (slots[0][0].key,), tuple(args), lambda status: status))
+        answers = await self._connection.try_all(calls)
+        failures = [answer for answer in answers if isinstance(answer, StoreError)]
+        for failure in failures:
+            if len(failures) == len(answers) or not isinstance(failure, STORE_AWAY):
+                raise failure
+        pairs = zip(asked, answers, strict=True)
+        return [(group, answer) for group, answer in pairs if not isinstance(answer, StoreError)]
+
     async def _by_node(self, wanted: Sequence[Index]) -> list[list[list[Index]]]:
         """Return for each node of a cluster its indexes by slot; without a cluster there is one node and one slot."""
         nodes: dict[str, dict[str, list[Index]]] = {}
         for index, node in zip(wanted, await self._connection.nodes_of([one.key for one in wanted]), strict=True):
             nodes.setdefault(node, {}).setdefault(index.tag if node else "", []).append(index)
         return [list(slots.values()) for slots in nodes.values()]
-
-
-def positions(status: Status) -> list[int]:
-    """Read a reply that is a list of positions."""
-    return [int(position) for position in status.fields]
 
 
 def score(bound: float) -> str:
