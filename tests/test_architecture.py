@@ -15,7 +15,7 @@ LAYERS = (
     ("cli", "commands", "demo", "dev", "__main__", "testing"),
     ("supervisor",),
     ("engine_supervisor",),
-    ("actors", "engine"),
+    ("actors", "engine", "server"),
     ("client", "flows"),
     ("store", "child", "channels", "logs", "clock", "grants"),
     ("sansio",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("errors",),
 )
 # Within these, modules may import one another ...
-TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine"}
+TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine", "server"}
 # ... and these each other.
 BESIDE: tuple[set[str], ...] = ({"cli", "commands", "demo", "dev", "__main__"}, {"client", "flows"})
 # What the children load before any user code asks for more.

@@ -18,6 +18,11 @@ OWN_WORKERS = "ffsuper:workers"
 LEADER = "ffsuper:engine:leader"
 
 
+def turns(lane: LaneId) -> str:
+    """Sorted set of namespaces by when each was last granted something of a lane; ours."""
+    return f"ffsuper:turns:{lane}"
+
+
 def worker_alive(instance_id: str) -> str:
     """Key whose holder is the one live process with this instance id."""
     return f"ff:worker:{instance_id}:alive"
@@ -149,6 +154,15 @@ class QuotaKeys:
     def concurrency(self) -> str:
         """How many are admitted."""
         return f"{self.definition}:concurrency"
+
+    @property
+    def admitted_set(self) -> str:
+        """Executions that are admitted."""
+        return f"{self.definition}:admitted_set"
+
+    def admitted(self, execution_id: ExecutionId) -> str:
+        """Exists for a window's length after an execution was admitted."""
+        return f"{self.definition}:admitted:{execution_id}"
 
 
 @dataclass(frozen=True, slots=True)
