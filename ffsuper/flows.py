@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ffsuper.errors import InvalidRequestError, LeaseLostError, RefusedError
+from ffsuper.errors import ExecutionNotFoundError, InvalidRequestError, LeaseLostError, RefusedError
 from ffsuper.messages import FINAL_STATES, ExecutionId
 from ffsuper.sansio.partition import parse
 from ffsuper.store import flows, submissions
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from ffsuper.client import Client
 
 
+# In the place of a state: retention has deleted the member, as it does what has ended.
+GONE = "gone"
+
+
 @dataclass(frozen=True, slots=True)
 class FlowState:
     """A flow as it was when it was read.
 
     Attributes:
-        state: ``completed`` when all members have completed; ``failed`` when all have ended and some otherwise;
-            ``cancelled``; else ``running``.
-        members: each member's public state.
+        state: ``completed`` when all members have completed, those that are gone left aside; ``failed`` when all have
+            ended and some otherwise; ``cancelled``; else ``running``.
+        members: each member's public state; ``gone`` for what has ended and was deleted since.
         record: all fields of the flow's record, by the protocol's names.
     """
 
@@ -41,7 +45,7 @@ class FlowState:
     @property
     def is_final(self) -> bool:
         """Whether all members have ended."""
-        return all(state in FINAL_STATES for state in self.members.values())
+        return not still_open(self.members)
 
 
 class Flow:
@@ -110,7 +114,7 @@ class Flow:
         found = self._client.run(flows.read_members(self.keys))
         members = sorted(found)
         states = self._client.states(members)
-        known = {one: state or "gone" for one, state in zip(members, states, strict=True)}
+        known = {one: state or GONE for one, state in zip(members, states, strict=True)}
         return FlowState(self.id, state_of(record, list(known.values())), known, record)
 
     def _record(self) -> Mapping[str, str]:
@@ -129,11 +133,11 @@ class Flow:
         give_up_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while not (shown := self.show()).is_final:
             # All have ended when the one has that ends last; whichever that is, it has not ended now.
-            still_open = [one for one, state in shown.members.items() if state not in FINAL_STATES]
-            for one in still_open:
+            for one in still_open(shown.members):
                 left_s = max(0.0, give_up_s - time.monotonic())
                 try:
-                    self._client.wait_final(one, None if left_s == math.inf else left_s)
+                    with contextlib.suppress(ExecutionNotFoundError):  # it has ended, and was deleted since
+                        self._client.wait_final(one, None if left_s == math.inf else left_s)
                 except TimeoutError:
                     raise TimeoutError(
                         f"flow {self.id}: {one} and perhaps others have not ended after {timeout_s:g} s"
@@ -153,14 +157,14 @@ class Flow:
         except RefusedError as refusal:
             if refusal.code != "flow_already_terminal":
                 raise
-        still_open = {one: state for one, state in self.show().members.items() if state not in FINAL_STATES}
+        states = self.show().members
         # What runs comes last: its end is announced, and by then nobody is left that would be skipped for it.
-        for one in sorted(still_open, key=lambda one: still_open[one] == "active"):
-            self._cancel_member(one, reason, running=still_open[one] == "active")
+        for one in sorted(still_open(states), key=lambda one: states[one] == "active"):
+            self._cancel_member(one, reason, running=states[one] == "active")
         return self.show()
 
     def _cancel_member(self, execution_id: ExecutionId, reason: str, *, running: bool) -> None:
-        with contextlib.suppress(LeaseLostError):  # it has ended by itself
+        with contextlib.suppress(LeaseLostError, ExecutionNotFoundError):  # it has ended by itself, or was deleted
             if not running:
                 with contextlib.suppress(LeaseLostError):  # it has just been claimed
                     record = self._client.run(submissions.read_core(execution_id))
@@ -169,13 +173,19 @@ class Flow:
             self._client.cancel(execution_id, reason)
 
 
+def still_open(members: Mapping[ExecutionId, str]) -> list[ExecutionId]:
+    """Return the members that have not ended."""
+    return [one for one, state in members.items() if state not in FINAL_STATES and state != GONE]
+
+
 def state_of(record: Mapping[str, str], states: Collection[str]) -> str:
     """Return a flow's state."""
     if record.get("public_flow_state") == "cancelled":
         return "cancelled"
-    if not all(state in FINAL_STATES for state in states):
+    left = [state for state in states if state != GONE]
+    if not all(state in FINAL_STATES for state in left):
         return "running"
-    return "completed" if all(state == "completed" for state in states) else "failed"
+    return "completed" if all(state == "completed" for state in left) else "failed"
 
 
 def valid_flow_id(text: str) -> uuid.UUID:

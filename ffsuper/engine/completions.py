@@ -54,7 +54,7 @@ def completion(message: bytes) -> Completion | None:
     try:
         told = json.loads(message)
         return Completion(partition.parse(told["execution_id"]), str(uuid.UUID(told["flow_id"])))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

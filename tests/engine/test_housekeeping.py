@@ -156,6 +156,34 @@ async def test_the_end_of_a_member_is_told_when_it_is_announced(
     assert set(client.states(below)) == {"skipped"}
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b'{"flow_id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}',
+        b'{"execution_id": "nonsense", "flow_id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}',
+        b'{"execution_id": "{fp:1}:6ba7b810-9dad-11d1-80b4-00c04fd430c8", "flow_id": 5}',
+        b'{"execution_id": "{fp:1}:6ba7b810-9dad-11d1-80b4-00c04fd430c8", "flow_id": "\\ud800"}',
+    ],
+    ids=range(7),
+)
+async def test_what_is_no_announcement_is_counted_and_stops_nothing(
+    connection: Connection, store: redis.Redis, client: Client, message: bytes
+) -> None:
+    flow = client.create_flow()
+    top = flow.add("job")
+    flow.add("job", after=[top])
+    client.cancel(top)
+    send, announced = trio.open_memory_channel[bytes](2)
+    async with reports_of(completions.run, Dispatcher(connection), announced) as reports:
+        await send.send(message)
+        await reports.until("unreadable")
+        await send.send(json.dumps({"execution_id": top, "flow_id": flow.id}).encode())
+        await reports.until("skipped")
+
+
 async def test_the_sweep_finds_what_was_never_announced(
     connection: Connection, store: redis.Redis, client: Client
 ) -> None:
