@@ -74,8 +74,10 @@ async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore
     flows, budgets, quotas = range(counts.flow), range(counts.budget), range(counts.quota)
     # No buffer: a sweep that is ahead of the log can wait for it.
     send, receive = trio.open_memory_channel[SweepReport](0)
+    # One place: a sweep answers all that asked before it began.
+    ask, asked = trio.open_memory_channel[None](1)
     async with (
-        open_announcements(config.store, COMPLETIONS) as ended,
+        open_announcements(config.store, COMPLETIONS, tells_beginning=True) as ended,
         trio.open_nursery() as nursery,
         send,
     ):
@@ -84,18 +86,18 @@ async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore
             nursery.start_soon(partial(run, *what, interval_ms / 1000, send.clone()))
 
         nursery.start_soon(reporter.run, receive)
-        nursery.start_soon(completions.run, store.dispatcher, ended, send.clone())
+        nursery.start_soon(completions.run, store.dependencies, ended, ask, send.clone())
         start(delayed.run, settings.delayed_interval_ms, store.sweeps, flows, lanes)
         start(lease_expiry.run, settings.lease_expiry_interval_ms, store.sweeps, flows)
         start(attempt_timeout.run, settings.attempt_timeout_interval_ms, store.sweeps, flows)
         start(execution_deadline.run, settings.execution_deadline_interval_ms, store.sweeps, flows)
         start(suspension_timeout.run, settings.suspension_timeout_interval_ms, store.sweeps, flows)
         start(pending_waitpoints.run, settings.pending_waitpoint_interval_ms, store.sweeps, flows)
-        start(dependencies.run, settings.dependency_interval_ms, store.sweeps, flows, lanes)
+        start(dependencies.run, settings.dependency_interval_ms, store.dependencies, flows, lanes, asked)
         start(budget_reset.run, settings.budget_reset_interval_ms, store.sweeps, budgets)
         start(unblock.run, settings.unblock_interval_ms, store.blocked, flows, lanes)
         start(retention.run, settings.retention_interval_ms, store.housekeeping, flows, lanes)
         start(index_reconciler.run, settings.index_interval_ms, store.housekeeping, flows)
-        start(flow_summary.run, settings.flow_summary_interval_ms, store.housekeeping, flows)
+        start(flow_summary.run, settings.flow_summary_interval_ms, store.dependencies, flows)
         start(budget_reconciler.run, settings.budget_interval_ms, store.housekeeping, budgets)
         start(quota_reconciler.run, settings.quota_interval_ms, store.housekeeping, quotas)

@@ -1,79 +1,86 @@
-"""Tells those that wait for a member of a flow, as soon as it is announced that it has ended."""
+"""Tells those that wait for a member of a flow, as soon as it is announced that it has ended.
+
+Announcements are hints: what a record says of the end is told, and no announcement is believed. What is missed, while
+the subscription was broken or the store away, the sweep over dependencies finds: it is asked for at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import uuid
+from collections.abc import Sequence
 
 import trio
 
-from ffsuper.errors import StoreError
+from ffsuper.engine.settling import settle_all
 from ffsuper.messages import ExecutionId, SweepReport
 from ffsuper.sansio import partition
-from ffsuper.store.flows import Completion, Dispatcher
-from ffsuper.store.housekeeping import BEGIN
+from ffsuper.store.announcements import LISTENING
+from ffsuper.store.dependencies import Dependencies, work_out
 from ffsuper.store.outage import STORE_AWAY, Outage
 
 LOG = logging.getLogger(__name__)
 
 NAME = "completions"
-# Calls in one pipeline.
-BATCH = 16
+# Announcements that are worked off together.
+GATHERED = 500
 
 
 async def run(
-    dispatcher: Dispatcher,
+    dependencies: Dependencies,
     announced: trio.MemoryReceiveChannel[bytes],
+    sweeps: trio.MemorySendChannel[None],
     reports: trio.MemorySendChannel[SweepReport],
 ) -> None:
-    """Work messages off until their channel closes."""
+    """Work announcements off until their channel closes.
+
+    Args:
+        sweeps: asks for a sweep over dependencies.
+    """
     outage = Outage(LOG)
-    async with reports:
-        async for message in announced:
-            ended = [message]
-            while len(ended) < BATCH:
-                try:
-                    ended.append(announced.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-            left = [(one, BEGIN) for one in map(completion, ended) if one is not None]
-            if len(left) < len(ended):
-                await reports.send(SweepReport(NAME, {"unreadable": len(ended) - len(left)}))
-            while left:
-                try:
-                    left = await dispatch(dispatcher, left, reports)
-                except STORE_AWAY as error:
-                    await outage.wait(error)
-                else:
-                    outage.over()
+    async with announced, sweeps, reports:
+        async for first in announced:
+            messages = [first, *gathered(announced)]
+            is_missed = LISTENING in messages
+            try:
+                await work_off(dependencies, messages, reports)
+                outage.over()
+            except STORE_AWAY as error:
+                is_missed = True
+                await outage.wait(error)
+            if is_missed:
+                with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                    sweeps.send_nowait(None)
 
 
-def completion(message: bytes) -> Completion | None:
-    """Read a message; None when it is none."""
-    try:
-        told = json.loads(message)
-        return Completion(partition.parse(told["execution_id"]), str(uuid.UUID(told["flow_id"])))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+def gathered(announced: trio.MemoryReceiveChannel[bytes]) -> list[bytes]:
+    """Return what else was announced by now."""
+    messages: list[bytes] = []
+    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+        while len(messages) < GATHERED:
+            messages.append(announced.receive_nowait())
+    return messages
 
 
-async def dispatch(
-    dispatcher: Dispatcher, ended: list[tuple[Completion, str]], reports: trio.MemorySendChannel[SweepReport]
-) -> list[tuple[Completion, str]]:
-    """Tell some of those that wait for each; return for which there are more, and where to go on.
+async def work_off(
+    dependencies: Dependencies, messages: Sequence[bytes], reports: trio.MemorySendChannel[SweepReport]
+) -> None:
+    """Tell those that wait for what has ended.
 
     Raises:
-        StoreError: the store is away; what was done is done, and may be repeated.
+        StoreError: the store is away.
     """
-    more = []
-    for (one, _), page in zip(ended, await dispatcher.dispatch(ended), strict=True):
-        if isinstance(page, STORE_AWAY):
-            raise page
-        if isinstance(page, StoreError):
-            await reports.send(SweepReport(NAME, failed=1, example=ExecutionId(one.execution_id), why=str(page)))
-            continue
-        if page.cursor != BEGIN:
-            more.append((one, page.cursor))
-        await reports.send(SweepReport(NAME, page.outcomes, page.failed, page.example, page.why))
-    return more
+    read = [completion(message) for message in messages if message != LISTENING]
+    if unreadable := read.count(None):
+        await reports.send(SweepReport(NAME, {"unreadable": unreadable}))
+    ended = dict.fromkeys(one for one in read if one is not None)
+    await settle_all(dependencies, NAME, work_out(list(ended)), reports)
+
+
+def completion(message: bytes) -> ExecutionId | None:
+    """Return the execution that is said to have ended; None for a message that is none."""
+    try:
+        return partition.parse(json.loads(message)["execution_id"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -23,6 +23,9 @@ from ffsuper.store.wire import connection_maker
 LEASE_ENDS = "ffsuper:lease_ends"
 # Members of flows that have ended, as JSON; the sweep over blocked executions finds that out all the same.
 COMPLETIONS = "ff:dag:completions"
+# In the place of a message: listening begins, at first or after the connection was lost, and what came before is
+# lost.
+LISTENING = b""
 # How long the thread may take to notice that it is to end.
 LOOK_S = 0.5
 RECONNECT_S = 2.0
@@ -31,10 +34,16 @@ BACKLOG = 1_000
 
 
 @asynccontextmanager
-async def open_announcements(settings: StoreConfig, channel: str) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
-    """Listen while the block lasts; yields the messages of a channel."""
+async def open_announcements(
+    settings: StoreConfig, channel: str, *, tells_beginning: bool = False
+) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
+    """Listen while the block lasts; yields the messages of a channel.
+
+    Args:
+        tells_beginning: whether LISTENING is among them.
+    """
     send, receive = trio.open_memory_channel[bytes](BACKLOG)
-    listener = Listener(settings, channel, send, trio.lowlevel.current_trio_token())
+    listener = Listener(settings, channel, tells_beginning, send, trio.lowlevel.current_trio_token())
     thread = threading.Thread(target=listener.run, name=f"store-{channel}", daemon=True)
     thread.start()
     try:
@@ -51,11 +60,13 @@ class Listener:
         self,
         settings: StoreConfig,
         channel: str,
+        tells_beginning: bool,
         send: trio.MemorySendChannel[bytes],
         token: trio.lowlevel.TrioToken,
     ) -> None:
         self.stopping = threading.Event()
         self._channel = channel
+        self._tells_beginning = tells_beginning
         self._settings = settings
         self._send = send
         self._token = token
@@ -78,9 +89,9 @@ class Listener:
         while not self.stopping.is_set():
             if connection.can_read(timeout=LOOK_S):
                 kind, _, data = connection.read_response(disable_decoding=True)
-                if kind == b"message":
+                if kind == b"message" or self._tells_beginning:
                     with contextlib.suppress(trio.RunFinishedError):
-                        self._token.run_sync_soon(self._pass_on, data)
+                        self._token.run_sync_soon(self._pass_on, data if kind == b"message" else LISTENING)
 
     def _pass_on(self, message: bytes) -> None:
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):

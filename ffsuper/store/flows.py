@@ -1,4 +1,4 @@
-"""Flows: their making, members and end, for clients; and telling those that wait for a member how it has ended."""
+"""Flows: their making, members and end, for clients."""
 
 from __future__ import annotations
 
@@ -6,21 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId
-from ffsuper.store.connection import Connection
-from ffsuper.store.housekeeping import SCAN_COUNT, Scanned, scanned
 from ffsuper.store.keys import ExecutionKeys, FlowKeys
 from ffsuper.store.replies import Call, fcall, text_fields
 from ffsuper.store.submissions import Submission, create_args
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A member of a flow that is said to have ended."""
-
-    execution_id: ExecutionId
-    flow_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +24,6 @@ class Edge:
     id: str
     upstream: ExecutionId
     passes_result: bool
-
-
-class Dispatcher:
-    """What the completions actor does in the store."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def dispatch(self, ended: Sequence[tuple[Completion, str]]) -> list[Scanned | StoreError]:
-        """Tell some of those that wait for each, from a cursor on."""
-        return await self._connection.try_all([dispatch(one, cursor) for one, cursor in ended])
-
-
-def dispatch(ended: Completion, cursor: str) -> Call[Scanned]:
-    """Tell some of those that wait for an execution."""
-    keys = FlowKeys(ExecutionKeys.of(ended.execution_id).tag, ended.flow_id)
-    args = (ended.execution_id, ended.flow_id, cursor, SCAN_COUNT)
-    return fcall("ffsuper_dispatch", (keys.outgoing(ended.execution_id),), args, scanned)
 
 
 def create_flow(keys: FlowKeys, kind: str, namespace: str) -> Call[None]:

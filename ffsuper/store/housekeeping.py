@@ -12,7 +12,6 @@ from ffsuper.store.sweeps import Page, page_call
 
 # Members looked at in one call, about.
 SCAN_COUNT = 100
-FLOWS_COUNT = 5
 BEGIN = "0"
 
 
@@ -75,14 +74,9 @@ def reconcile_quotas(index: Index, cursor: str) -> Call[Scanned]:
     return scan_call("ffsuper_reconcile_quotas", (index.key,), cursor)
 
 
-def summarize_flows(index: Index, cursor: str) -> Call[Scanned]:
-    """Write the summaries of flows."""
-    return scan_call("ffsuper_summarize_flows", (index.key,), cursor, FLOWS_COUNT)
-
-
-def scan_call(function: str, keys: tuple[str, ...], cursor: str, count: int = SCAN_COUNT) -> Call[Scanned]:
+def scan_call(function: str, keys: tuple[str, ...], cursor: str) -> Call[Scanned]:
     """Return the call of a function that looks at a page of a set."""
-    return fcall(function, keys, (cursor, count), scanned)
+    return fcall(function, keys, (cursor, SCAN_COUNT), scanned)
 
 
 def scanned(status: Status) -> Scanned:

@@ -101,9 +101,10 @@ class FlowKeys:
         """Set of execution ids."""
         return f"ff:flow:{self.tag}:{self.id}:members"
 
-    def outgoing(self, execution_id: ExecutionId) -> str:
-        """Set of the edges out of a member."""
-        return f"ff:flow:{self.tag}:{self.id}:out:{execution_id}"
+    @property
+    def summary(self) -> str:
+        """Hash with the numbers of members by state."""
+        return f"ff:flow:{self.tag}:{self.id}:summary"
 
 
 @dataclass(frozen=True, slots=True)

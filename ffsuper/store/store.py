@@ -14,7 +14,7 @@ from ffsuper.store.blocked import Blocked
 from ffsuper.store.claims import Claims, Identity
 from ffsuper.store.cluster import open_wire
 from ffsuper.store.connection import open_connection
-from ffsuper.store.flows import Dispatcher
+from ffsuper.store.dependencies import Dependencies
 from ffsuper.store.housekeeping import Housekeeping
 from ffsuper.store.leadership import Leadership
 from ffsuper.store.leases import Leases
@@ -46,7 +46,7 @@ class EngineStore:
     sweeps: Sweeps
     blocked: Blocked
     housekeeping: Housekeeping
-    dispatcher: Dispatcher
+    dependencies: Dependencies
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def open_engine_store(settings: StoreConfig, counts: PartitionCounts) -> A
         open_connection(settings, "housekeeping") as slow,
     ):
         yield EngineStore(
-            Leadership(lead), Sweeps(sweeps), Blocked(slow, counts), Housekeeping(slow), Dispatcher(sweeps)
+            Leadership(lead), Sweeps(sweeps), Blocked(slow, counts), Housekeeping(slow), Dependencies(sweeps)
         )
 
 

@@ -73,11 +73,6 @@ def close_waitpoints(index: Index, since: float, offset: int) -> Call[Page]:
     return page_call("ffsuper_close_waitpoints", (index.key,), since, offset)
 
 
-def resolve_blocked(index: Index, since: float, offset: int) -> Call[Page]:
-    """Look again at executions that wait for others."""
-    return page_call("ffsuper_resolve_blocked", (index.key,), since, offset)
-
-
 def reset_budgets(index: Index, since: float, offset: int) -> Call[Page]:
     """Reset budgets that are due."""
     return page_call("ffsuper_reset_budgets", (index.key,), since, offset)

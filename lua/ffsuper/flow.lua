@@ -1,13 +1,18 @@
 -- Flows go on: what ended is told to those that wait for it, and summaries are kept. A flow, its members and its edges
 -- share a hash tag, so one call finds its way from one to the next.
 
--- Tells one execution how one of those that it waits for has ended. A child that is skipped for it has ended as well,
--- which is announced like any other end.
--- Returns what became of the edge: satisfied, impossible, skipped (the child), already_resolved, or a refusal's code
-local function resolve(tag, flow_id, edge_id, child_id, upstream_id, outcome, now)
+-- How an execution has ended; nil while it has not, or when it is gone.
+local function end_of(tag, execution_id)
+  local record = redis.call('HMGET', exec_key(tag, execution_id, 'core'), 'lifecycle_phase', 'terminal_outcome')
+  return record[1] == 'terminal' and is_set(record[2]) and record[2] ~= 'none' and record[2] or nil
+end
+
+-- Tells one execution how one of those that it waits for has ended.
+-- Returns what became of the edge: satisfied, impossible, skipped (the child) or already_resolved
+local function resolve(tag, edge_id, child_id, upstream_id, outcome, now)
   local core = exec_key(tag, child_id, 'core')
   local record = redis.call('HMGET', core, 'lane_id', 'current_attempt_index')
-  local lane_id, index = record[1] or 'default', record[2] or '0'
+  local lane_id, index = record[1] or 'default', is_set(record[2]) and record[2] or '0'
   local reply = call_protocol('ff_resolve_dependency', {
     core, exec_key(tag, child_id, 'deps:meta'), exec_key(tag, child_id, 'deps:unresolved'),
     exec_key(tag, child_id, 'dep:' .. edge_id), lane_index_key(tag, lane_id, 'eligible'),
@@ -15,183 +20,194 @@ local function resolve(tag, flow_id, edge_id, child_id, upstream_id, outcome, no
     attempt_key(tag, child_id, index), stream_meta_key(tag, child_id, index), exec_key(tag, child_id, 'payload'),
     exec_key(tag, upstream_id, 'result'),
   }, { edge_id, outcome, now })
-  if reply[4] == 'child_skipped' then
-    publish_completion(flow_id, child_id, 'skipped')
-    return 'skipped'
+  return reply[4] == 'child_skipped' and 'skipped' or reply[3]
+end
+
+-- Does one thing and counts what becomes of it: a refusal counts as an outcome, an error as a failure of the execution.
+-- work: of ffsuper_settle
+-- act: returns an outcome, or nil for nothing to count
+-- Returns the outcome; nil after an error
+local function attempt(work, execution_id, act, ...)
+  local done, outcome = pcall(act, ...)
+  if not done and type(outcome) == 'table' and outcome.refusal then
+    done, outcome = true, outcome.refusal[2]
   end
-  return reply[3]
+  if not done then
+    work.failed, work.example, work.why = work.failed + 1, execution_id, error_text(outcome)
+    return nil
+  elseif outcome then
+    work.outcomes[outcome] = (work.outcomes[outcome] or 0) + 1
+  end
+  return outcome
 end
 
--- How an execution has ended; nil while it has not, or when it is gone.
-local function end_of(tag, execution_id)
-  local record = redis.call('HMGET', exec_key(tag, execution_id, 'core'), 'lifecycle_phase', 'terminal_outcome')
-  return record[1] == 'terminal' and is_set(record[2]) and record[2] ~= 'none' and record[2] or nil
+-- Returns a page of a set of edges, and puts what follows it on the stack of what is left.
+local function take_page(work, edges, direction, execution_id, cursor)
+  local page = redis.call('SSCAN', edges, cursor, 'COUNT', work.limit)
+  if page[1] ~= '0' then
+    table.insert(work.left, { direction, execution_id, page[1] })
+  end
+  work.done = work.done + #page[2]
+  return page[2]
 end
 
--- ffsuper_dispatch: tell those that wait for an execution how it has ended. Unless it has, nothing is told: a message about
+-- Resolves an edge. A child that is skipped has ended as well: what waits for it is next.
+local function settle_edge(work, edge_id, child_id, upstream_id, outcome)
+  if attempt(work, child_id, resolve, work.tag, edge_id, child_id, upstream_id, outcome, work.now) == 'skipped' then
+    table.insert(work.left, { 'out', child_id, '0' })
+  end
+end
+
+-- Tells those that wait for an execution how it has ended, a page of them. Unless it has, nothing is told: a message about
 -- it may be late, or forged.
--- KEYS  1 outgoing  set  of its flow: edges out of the execution; the flow enters its partition's index again
--- ARGV  1 execution_id
---       2 flow_id
---       3 cursor        0 to begin with
---       4 count         about how many edges to look at
--- Replies  ok(cursor, failed, failed_id, why, outcome, count, ...), cursor 0 at the end: satisfied, impossible, skipped,
---          already_resolved, child_gone, a refusal's code, or not_ended
--- Refuses  invalid_input
-register('ffsuper_dispatch', function(keys, args)
-  local outgoing = keys[1]
-  local execution_id, flow_id = text_argument(args[1], 'execution_id'), text_argument(args[2], 'flow_id')
-  local tag, now = tag_of(outgoing), tostring(server_time_ms())
+local function settle_outgoing(work, execution_id, cursor)
+  local tag = work.tag
   local outcome = end_of(tag, execution_id)
-  if not outcome then
-    return ok('0', 0, '', '', 'not_ended', 1)
+  local flow_id = redis.call('HGET', exec_key(tag, execution_id, 'core'), 'flow_id')
+  if not outcome or not is_set(flow_id) then
+    return outcome and 'not_in_flow' or 'not_ended'
   end
-  -- A flow that was at its end has left the index; when a member was replayed and ends anew, its summary changes.
-  if redis.call('EXISTS', 'ff:flow:' .. tag .. ':' .. flow_id .. ':core') == 1 then
+  local flow = 'ff:flow:' .. tag .. ':' .. flow_id
+  -- A flow at its end has left the index. One whose member was replayed, and ends anew, is looked at again.
+  if cursor == '0' and redis.call('EXISTS', flow .. ':core') == 1 then
     redis.call('SADD', 'ff:idx:' .. tag .. ':flow_index', flow_id)
   end
-  return scan(outgoing, { args[3], args[4] }, function(edge_id)
-    local child_id = redis.call('HGET', 'ff:flow:' .. tag .. ':' .. flow_id .. ':edge:' .. edge_id,
-      'downstream_execution_id')
-    if not is_set(child_id) then
-      return 'child_gone'
+  for _, edge_id in ipairs(take_page(work, flow .. ':out:' .. execution_id, 'out', execution_id, cursor)) do
+    local child_id = redis.call('HGET', flow .. ':edge:' .. edge_id, 'downstream_execution_id')
+    if is_set(child_id) then
+      settle_edge(work, edge_id, child_id, execution_id, outcome)
+    else
+      work.outcomes.child_gone = (work.outcomes.child_gone or 0) + 1
     end
-    return resolve(tag, flow_id, edge_id, child_id, execution_id, outcome, now)
-  end)
-end)
+  end
+  return nil
+end
 
--- Edges of one execution that a call looks at; of more, some at random.
-local MAX_EDGES = 20
+-- Settles one open edge of an execution, if the other end has ended. Nobody will ever tell how one that is gone has.
+local function settle_open_edge(work, edge_id, child_id)
+  local tag = work.tag
+  local upstream_id = redis.call('HGET', exec_key(tag, child_id, 'dep:' .. edge_id), 'upstream_execution_id') or ''
+  local outcome = end_of(tag, upstream_id)
+  if outcome then
+    settle_edge(work, edge_id, child_id, upstream_id, outcome)
+  elseif redis.call('EXISTS', exec_key(tag, upstream_id, 'core')) == 0 then
+    return 'upstream_gone'
+  end
+  return nil
+end
 
--- Makes an execution claimable that waits, and has no open edge. The set of these is what counts: the counter beside it
--- is out of step after a replay whose caller did not know all of them.
-local function release_waiting(tag, lane, execution_id, now)
-  local meta = exec_key(tag, execution_id, 'deps:meta')
+-- Makes an execution claimable that has no open edge. The counter beside the set may be out of step with it.
+local function release(tag, blocked, lane_id, execution_id, now)
+  local meta, unresolved = exec_key(tag, execution_id, 'deps:meta'), exec_key(tag, execution_id, 'deps:unresolved')
   if stored_number(redis.call('HGET', meta, 'unsatisfied_required_count')) > 0 then
     redis.call('HSET', meta, 'unsatisfied_required_count', '0', 'last_dependency_update_at', now)
   end
-  call_protocol('ff_promote_blocked_to_eligible', {
-    exec_key(tag, execution_id, 'core'), lane .. 'blocked:dependencies', lane .. 'eligible', meta,
-    exec_key(tag, execution_id, 'deps:unresolved'),
-  }, { execution_id, now })
+  call_protocol('ff_promote_blocked_to_eligible',
+    { exec_key(tag, execution_id, 'core'), blocked, lane_index_key(tag, lane_id, 'eligible'), meta, unresolved },
+    { execution_id, now })
   return 'released'
 end
 
--- Resolves what can be resolved of an execution that waits; returns what became of it.
-local function resolve_waiting(tag, lane, execution_id, now)
-  local edges = redis.call('SRANDMEMBER', exec_key(tag, execution_id, 'deps:unresolved'), MAX_EDGES)
-  if #edges == 0 then
-    return release_waiting(tag, lane, execution_id, now)
+-- Looks whether an execution still has to wait, at a page of its open edges.
+local function settle_incoming(work, blocked, execution_id, cursor)
+  local tag = work.tag
+  local record = redis.call('HMGET', exec_key(tag, execution_id, 'core'), 'eligibility_state', 'lane_id')
+  if record[1] ~= 'blocked_by_dependencies' then
+    return redis.call('ZREM', blocked, execution_id) == 1 and 'cleaned' or nil
   end
-  local result = 'waits'
-  for _, edge_id in ipairs(edges) do
-    local dep = redis.call('HMGET', exec_key(tag, execution_id, 'dep:' .. edge_id), 'upstream_execution_id', 'flow_id')
-    local upstream_id = dep[1] or ''
-    local outcome = end_of(tag, upstream_id)
-    if outcome then
-      result = resolve(tag, dep[2], edge_id, execution_id, upstream_id, outcome, now)
-      if result == 'skipped' then
-        return result
-      end
-    elseif redis.call('EXISTS', exec_key(tag, upstream_id, 'core')) == 0 then
-      result = 'upstream_gone'
-    end
+  local unresolved = exec_key(tag, execution_id, 'deps:unresolved')
+  if redis.call('SCARD', unresolved) == 0 then
+    return release(tag, blocked, record[2] or 'default', execution_id, work.now)
   end
-  return result
+  for _, edge_id in ipairs(take_page(work, unresolved, 'in', execution_id, cursor)) do
+    attempt(work, execution_id, settle_open_edge, work, edge_id, execution_id)
+  end
+  return nil
 end
 
--- ffsuper_resolve_blocked: look again at a page of executions that wait for others, for messages get lost.
--- KEYS  1 blocked  zset  the lane's, by dependencies
--- ARGV  1 since_ms  a score, -inf for all
---       2 offset
---       3 limit
--- Replies  ok(now_ms, seen, still_due, failed, failed_id, why, outcome, count, ...): waits, released, satisfied,
---          impossible, skipped, cleaned (it does not wait), upstream_gone (nobody will ever tell how that one has
---          ended), or a refusal's code
+-- ffsuper_settle: resolve edges whose upstream has ended, and go on with those that wait for what is skipped for it. Stops
+-- after some edges, and tells what is left, for the next call.
+-- KEYS  1 blocked  zset  a lane's, by dependencies, where the steps "in" are from; for "out" any key of the partition
+-- ARGV  1 limit  about how many edges and executions to look at
+--       2 steps  N texts: direction, execution id, cursor (0 to begin with), and so on. "out" tells those that wait for the
+--                execution how it has ended, "in" looks whether the execution itself still has to wait
+-- Replies  ok(failed, failed_id, why, kinds, outcome, count, ..., direction, execution_id, cursor, ...): so many kinds of
+--          outcomes, then the steps that are left. satisfied, impossible, skipped, already_resolved, child_gone, released,
+--          cleaned (it is in the index without being blocked), upstream_gone, not_ended, not_in_flow, or a refusal's code
 -- Refuses  invalid_input
-register('ffsuper_resolve_blocked', function(keys, args)
-  local blocked = keys[1]
-  local tag, lane = tag_of(blocked), string.gsub(blocked, 'blocked:dependencies$', '')
-  return sweep(blocked, args, function(execution_id, now)
-    if redis.call('HGET', exec_key(tag, execution_id, 'core'), 'eligibility_state') ~= 'blocked_by_dependencies' then
-      redis.call('ZREM', blocked, execution_id)
-      return 'cleaned'
+register('ffsuper_settle', function(keys, args)
+  local blocked, limit = keys[1], integer_argument(args[1], 'limit')
+  local work = { tag = tag_of(blocked), now = tostring(server_time_ms()), limit = limit, done = 0, left = {},
+    failed = 0, example = '', why = '', outcomes = {} }
+  for first = 2, #args, 3 do
+    table.insert(work.left, { args[first], args[first + 1], text_argument(args[first + 2], 'cursor') })
+  end
+  -- The last one first: what follows from a step is settled before the next, so that little is ever left.
+  while #work.left > 0 and work.done < limit do
+    local direction, execution_id, cursor = unpack(table.remove(work.left))
+    work.done = work.done + 1
+    if direction == 'out' then
+      attempt(work, execution_id, settle_outgoing, work, execution_id, cursor)
+    else
+      attempt(work, execution_id, settle_incoming, work, blocked, execution_id, cursor)
     end
-    return resolve_waiting(tag, lane, execution_id, now)
-  end)
+  end
+  local counted = with_outcomes({}, work.outcomes)
+  local reply = ok(work.failed, work.example, work.why, #counted / 2, unpack(counted))
+  for _, step in ipairs(work.left) do
+    for _, text in ipairs(step) do
+      table.insert(reply, text)
+    end
+  end
+  return reply
 end)
 
--- Members whose states are counted; of a larger flow, so many at random.
-local MAX_MEMBERS = 500
-
--- Public state of an execution -> field of the summary; others count in none.
-local COUNTED = {
-  completed = 'members_completed',
-  failed = 'members_failed',
-  cancelled = 'members_cancelled',
-  expired = 'members_expired',
-  skipped = 'members_skipped',
-  active = 'members_active',
-  suspended = 'members_suspended',
-  waiting = 'members_waiting',
-  delayed = 'members_delayed',
-  rate_limited = 'members_rate_limited',
-  waiting_children = 'members_waiting_children',
-}
-
--- The state of a flow by how many of its members are in which state.
-local function flow_state(states, sampled)
-  local function count(...)
-    local sum = 0
-    for _, state in ipairs({ ... }) do
-      sum = sum + (states[state] or 0)
-    end
-    return sum
-  end
-  if count('completed', 'skipped', 'failed', 'cancelled', 'expired') == sampled then
-    return count('failed', 'cancelled', 'expired') > 0 and 'failed' or 'completed', true
-  elseif count('active') > 0 then
-    return 'running', false
-  end
-  return count('suspended', 'delayed', 'rate_limited', 'waiting_children') > 0 and 'blocked' or 'open', false
-end
-
--- ffsuper_summarize_flows: write the summaries of a page of flows. Those whose members have all ended leave the index.
--- KEYS  1 flow_index  set  flow ids
--- ARGV  1 cursor  0 to begin with
---       2 count   about how many to look at
--- Replies  ok(cursor, failed, failed_id, why, outcome, count, ...), cursor 0 at the end: gone, empty, or the flow's state
+-- ffsuper_count_members: count the states of a flow's members, a page of them. A flow without a record leaves the index.
+-- KEYS  1 flow        hash  its record
+--       2 members     set   execution ids
+--       3 flow_index  set   flow ids
+-- ARGV  1 flow_id
+--       2 cursor   0 to begin with
+--       3 count    about how many to look at
+-- Replies  ok(cursor, total, state, count, ...), cursor 0 at the end: how many members there are altogether, and how many
+--          of the page are in which public state, unknown for those that are gone. ok('0', 'gone') for such a flow
 -- Refuses  invalid_input
-register('ffsuper_summarize_flows', function(keys, args)
-  local flow_index = keys[1]
-  local tag, now = tag_of(flow_index), tostring(server_time_ms())
-  return scan(flow_index, args, function(flow_id)
-    local flow = 'ff:flow:' .. tag .. ':' .. flow_id
-    local total = redis.call('SCARD', flow .. ':members')
-    if redis.call('EXISTS', flow .. ':core') == 0 then
-      redis.call('SREM', flow_index, flow_id)
-      return 'gone'
-    elseif total == 0 then
-      return 'empty'
-    end
-    local members, states = redis.call('SRANDMEMBER', flow .. ':members', MAX_MEMBERS), {}
-    for _, execution_id in ipairs(members) do
-      local state = redis.call('HGET', exec_key(tag, execution_id, 'core'), 'public_state') or 'unknown'
-      states[state] = (states[state] or 0) + 1
-    end
-    local state, has_ended = flow_state(states, #members)
-    local summary = { 'total_members', total, 'sampled_members', #members, 'public_flow_state', state,
-      'last_summary_update_at', now }
-    for counted, field in pairs(COUNTED) do
-      summary[#summary + 1] = field
-      summary[#summary + 1] = states[counted] or 0
-    end
-    redis.call('HSET', flow .. ':summary', unpack(summary))
-    if has_ended and #members == total then
-      redis.call('SREM', flow_index, flow_id)
-    end
-    return state
-  end)
+register('ffsuper_count_members', function(keys, args)
+  local flow, members, flow_index = keys[1], keys[2], keys[3]
+  local flow_id, count = text_argument(args[1], 'flow_id'), integer_argument(args[3], 'count')
+  local tag, states = tag_of(flow), {}
+  if redis.call('EXISTS', flow) == 0 then
+    redis.call('SREM', flow_index, flow_id)
+    return ok('0', 'gone')
+  end
+  local page = redis.call('SSCAN', members, text_argument(args[2], 'cursor'), 'COUNT', count)
+  for _, execution_id in ipairs(page[2]) do
+    local state = redis.call('HGET', exec_key(tag, execution_id, 'core'), 'public_state') or 'unknown'
+    states[state] = (states[state] or 0) + 1
+  end
+  return with_outcomes(ok(page[1], redis.call('SCARD', members)), states)
+end)
+
+-- ffsuper_write_summary: write what was counted of a flow. When all its members have ended it leaves the index.
+-- KEYS  1 summary     hash
+--       2 members     set  execution ids
+--       3 flow_index  set  flow ids
+-- ARGV  1 flow_id
+--       2 total   members when they were counted
+--       3 ended   1 when they all had
+--       4 fields  N texts, name and value, and so on
+-- Replies  ok('over')  ok('going_on') for a flow that stays in the index
+-- Refuses  invalid_input
+register('ffsuper_write_summary', function(keys, args)
+  local summary, members, flow_index = keys[1], keys[2], keys[3]
+  local flow_id, total = text_argument(args[1], 'flow_id'), integer_argument(args[2], 'total')
+  redis.call('HSET', summary, 'total_members', args[2], 'last_summary_update_at', tostring(server_time_ms()),
+    unpack(args, 4))
+  if args[3] ~= '1' or redis.call('SCARD', members) ~= total then
+    return ok('going_on')
+  end
+  redis.call('SREM', flow_index, flow_id)
+  return ok('over')
 end)
 
 -- Refuses a flow that takes no members.
@@ -226,7 +242,7 @@ local function add_edge(tag, keys, args, edge_id, upstream_id, passes, now)
   }, { flow_id, edge_id, upstream_id, reply[4], 'success_only', passes, now })
   local outcome = end_of(tag, upstream_id)
   if outcome then
-    resolve(tag, flow_id, edge_id, execution_id, upstream_id, outcome, now)
+    resolve(tag, edge_id, execution_id, upstream_id, outcome, now)
   end
 end
 

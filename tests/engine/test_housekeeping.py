@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import redis
-import trio
 
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
-from ffsuper.engine import completions, dependencies, index_reconciler, retention
-from ffsuper.messages import ExecutionId, SweepReport
-from ffsuper.store.announcements import COMPLETIONS, open_announcements
+from ffsuper.engine import index_reconciler, retention
+from ffsuper.messages import ExecutionId
 from ffsuper.store.connection import Connection, open_connection
-from ffsuper.store.flows import Dispatcher
 from ffsuper.store.housekeeping import Housekeeping
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.sweeps import PAGE, Sweeps
+from ffsuper.store.sweeps import PAGE
+from tests.engine.actors import reports_of
 from tests.fakes import HOUR_S, LANE
 
 PARTITIONS = range(256)
 DAY_MS = 86_400_000
 INTERVAL_S = 0.01
-Run = Callable[..., Awaitable[None]]
-
-
-@asynccontextmanager
-async def reports_of(run: Run, *what: Any) -> AsyncIterator[Reports]:
-    """Run an actor; yields what it reports."""
-    send, receive = trio.open_memory_channel[SweepReport](10_000)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(run, *what, send))
-            yield Reports(receive)
-            nursery.cancel_scope.cancel()
-
-
-class Reports:
-    """What an actor has done so far."""
-
-    def __init__(self, receive: trio.MemoryReceiveChannel[SweepReport]) -> None:
-        self._receive = receive
-
-    async def until(self, outcome: str, count: int = 1) -> None:
-        """Wait until so many entries have had this outcome."""
-        while count > 0:
-            count -= (await self._receive.receive()).outcomes.get(outcome, 0)
-
-    async def failure(self) -> SweepReport:
-        while not (report := await self._receive.receive()).failed:
-            pass
-        return report
 
 
 @pytest.fixture
@@ -132,67 +98,3 @@ async def test_executions_that_are_in_no_index_come_back(
         assert (await reports.failure()).example == "ff:idx:{fp:0}:all_executions"
         await reports.until("restored:eligible", 300)
     assert store.zcard(at.partition.lane(LANE, "eligible")) == 300
-
-
-async def test_the_end_of_a_member_is_told_when_it_is_announced(
-    connection: Connection, settings: StoreConfig, store: redis.Redis, client: Client
-) -> None:
-    flow = client.create_flow()
-    tops = [flow.add("job") for _ in range(40)]
-    below = [flow.add("job", after=[top]) for top in tops]
-    async with (
-        open_announcements(settings, COMPLETIONS) as announced,
-        reports_of(completions.run, Dispatcher(connection), announced) as reports,
-    ):
-        while not store.publish(COMPLETIONS, b"\xff not a message"):  # noqa: ASYNC110 -- another thread's doing
-            await trio.sleep(0.001)
-        for message in (b"[]", b'{"execution_id": "nonsense", "flow_id": "x"}', b'{"flow_id": "x"}'):
-            store.publish(COMPLETIONS, message)
-        store.publish(COMPLETIONS, json.dumps({"execution_id": below[0], "flow_id": flow.id}))
-        await reports.until("not_ended")
-        for top in tops:
-            client.cancel(top)
-        await reports.until("skipped", 40)
-    assert set(client.states(below)) == {"skipped"}
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"\xff",
-        b"[]",
-        b"[" * 100_000,
-        b'{"flow_id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}',
-        b'{"execution_id": "nonsense", "flow_id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}',
-        b'{"execution_id": "{fp:1}:6ba7b810-9dad-11d1-80b4-00c04fd430c8", "flow_id": 5}',
-        b'{"execution_id": "{fp:1}:6ba7b810-9dad-11d1-80b4-00c04fd430c8", "flow_id": "\\ud800"}',
-    ],
-    ids=range(7),
-)
-async def test_what_is_no_announcement_is_counted_and_stops_nothing(
-    connection: Connection, store: redis.Redis, client: Client, message: bytes
-) -> None:
-    flow = client.create_flow()
-    top = flow.add("job")
-    flow.add("job", after=[top])
-    client.cancel(top)
-    send, announced = trio.open_memory_channel[bytes](2)
-    async with reports_of(completions.run, Dispatcher(connection), announced) as reports:
-        await send.send(message)
-        await reports.until("unreadable")
-        await send.send(json.dumps({"execution_id": top, "flow_id": flow.id}).encode())
-        await reports.until("skipped")
-
-
-async def test_the_sweep_finds_what_was_never_announced(
-    connection: Connection, store: redis.Redis, client: Client
-) -> None:
-    flow = client.create_flow()
-    top, waits_for_ever = flow.add("job"), flow.add("job")
-    hidden = [flow.add("job", after=[waits_for_ever]) for _ in range(2 * PAGE)]
-    below = flow.add("job", after=[top])
-    client.cancel(top)
-    async with reports_of(dependencies.run, Sweeps(connection), PARTITIONS, [LANE], INTERVAL_S) as reports:
-        await reports.until("skipped")
-    assert client.state(below) == "skipped"
-    assert set(client.states(hidden)) == {"waiting_children"}
