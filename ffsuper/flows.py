@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ffsuper.client import Client
 
 
+# A member and its edges are made in one call, some 40 us of the server's time each.
+MOST_UPSTREAM = 1_000
 # In the place of a state: retention has deleted the member, as it does what has ended.
 GONE = "gone"
 
@@ -84,13 +86,16 @@ class Flow:
             passing: one more that it waits for, whose result takes the payload's place if it has one.
 
         Raises:
-            InvalidRequestError: an argument is not acceptable.
+            InvalidRequestError: an argument is not acceptable, or there are too many to wait for.
             RefusedError: there is no such flow, it was cancelled, or one of ``after`` is none of its members.
             StoreError: the store cannot be reached or used.
         """
         if self._namespace is None:
             self._namespace = self._record().get("namespace", "default")
         upstream = {parse(one): False for one in after} | ({parse(passing): True} if passing else {})
+        if len(upstream) > MOST_UPSTREAM:
+            told = f"a member can wait for {MOST_UPSTREAM} others at most, got {len(upstream)}: gather them in steps"
+            raise InvalidRequestError("flow", "invalid_input", (told,))
         member = Submission(
             execution_id=ExecutionId(f"{self.keys.tag}:{uuid.uuid4()}"),
             lane=submissions.valid_lane(lane),

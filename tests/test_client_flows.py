@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from ffsuper.client import Client
+from ffsuper.errors import InvalidRequestError
 from ffsuper.flows import GONE
 from ffsuper.messages import ExecutionId
 from ffsuper.store.keys import ExecutionKeys
@@ -56,3 +57,10 @@ def test_cancelling_a_flow_reaches_all_members_although_some_are_deleted(client:
         delete(url, one)
     shown = flow.cancel()
     assert [shown.members[one] for one in members] == [GONE, "cancelled"] * 3
+
+
+def test_a_member_that_would_wait_for_too_many_is_refused_before_anything_is_sent(client: Client) -> None:
+    flow = client.create_flow()
+    others = [f"{flow.keys.tag}:00000000-0000-4000-8000-{number:012}" for number in range(1_001)]
+    with pytest.raises(InvalidRequestError, match="1000 others at most, got 1001"):
+        flow.add("job", after=others)

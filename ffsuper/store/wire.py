@@ -25,7 +25,7 @@ WAIT_SHARE = 0.8
 # Of the commands that we send, those that write nothing.
 READS = frozenset(
     {"CLUSTER", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HMGET", "PING", "SMEMBERS", "TIME"}
-    | {"XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZRANGE", "ZSCORE"}
+    | {"SSCAN", "XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE", "ZSCAN", "ZSCORE"}
 )
 
 

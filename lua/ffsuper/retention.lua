@@ -3,8 +3,8 @@
 local DEFAULT_RETENTION_MS = 86400000
 -- Names of keys that one call unlinks, about: UNLINK leaves the work of freeing large ones to another thread.
 local MAX_KEYS = 2000
--- Edges of a flow that are looked at before a member is deleted.
-local MAX_EDGES = 100
+-- Edges of a flow that are looked at before a member is deleted; of more, some at random.
+local MAX_EDGES = 1000
 
 -- How long an ended execution is kept: what its policy says, if that is a whole number from 0 on.
 local function retention_of(tag, execution_id)
