@@ -128,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, metavar="FILE", required=True)
     engine = subcommand(commands, "engine", "run the sweeps that make time pass, and no handlers", run_engine)
     engine.add_argument("--config", type=Path, metavar="FILE", required=True)
+    server = subcommand(commands, "server", "offer scheduling and executions over HTTP", run_server)
+    server.add_argument("--config", type=Path, metavar="FILE", required=True)
     add_dev(commands)
     add_submit(commands)
     show = store_subcommand(commands, "show", "print one execution with its attempts", call_client("show"))
@@ -292,6 +294,27 @@ def run_engine(options: argparse.Namespace) -> int:
     with embedded.reachable(settings.store) as store:
         counts = prepare(store, embedded.new_counts(settings.store))
         trio.run(engine_supervisor.run, replace(settings, store=store), counts)
+    return Exit.OK
+
+
+def run_server(options: argparse.Namespace) -> int:
+    """Run the HTTP server."""
+    import trio
+
+    from ffsuper import config_loader, errors, logs
+    from ffsuper.store import embedded
+    from ffsuper.store.store import prepare
+
+    try:
+        from ffsuper import server_supervisor
+    except ImportError as error:
+        missing = f"ffsuper server needs {error.name}: pip install 'ffsuper[server]'"
+        raise errors.ConfigError([missing]) from None
+    settings = config_loader.load(options.config, os.environ, needs_handlers=False).config
+    logs.set_up(settings.log)
+    with embedded.reachable(settings.store) as store:
+        counts = prepare(store, embedded.new_counts(settings.store))
+        trio.run(server_supervisor.run, replace(settings, store=store), counts)
     return Exit.OK
 
 

@@ -159,7 +159,8 @@ class Client:
         """Submit executions in few round trips; return their ids in order. Repeating it submits nothing twice."""
         found: list[ExecutionId] = []
         for start in range(0, len(wanted), SUBMIT_BATCH):
-            found += self._run_all([submissions.create(one) for one in wanted[start : start + SUBMIT_BATCH]])
+            created = self._run_all([submissions.create(one) for one in wanted[start : start + SUBMIT_BATCH]])
+            found += [one.execution_id for one in created]
         return found
 
     def show(self, execution_id: str) -> Execution:

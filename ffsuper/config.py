@@ -11,7 +11,7 @@ from ffsuper import config_rules as rules
 from ffsuper.config_rules import Checks
 
 # Section to its one key that never stands in the file.
-SECRET_KEYS: Mapping[str, str] = {"store": "password", "claim": "token"}
+SECRET_KEYS: Mapping[str, str] = {"store": "password", "claim": "token", "server": "token"}
 
 # Bounds are there to catch a wrong unit or a slip, not to say what is wise.
 HOUR_MS = 3_600_000
@@ -276,6 +276,25 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Section ``[server]``: the HTTP interface, of ``ffsuper server`` only.
+
+    Attributes:
+        listen: address and port.
+        token: from ``token_file``, the credential ``server_token`` or the environment; never from the file.
+        token_file: a file whose first line is the bearer token that requests have to bring; without any, none has to.
+    """
+
+    listen: str = "127.0.0.1:9090"
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        with Checks(self, "server") as check:
+            check.all_of("listen", rules.listen_mistakes(self.listen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """Section ``[log]``: one line an event, on stderr.
 
@@ -299,6 +318,7 @@ class Config:
     children: ChildrenConfig = field(default_factory=ChildrenConfig)
     drain: DrainConfig = field(default_factory=DrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

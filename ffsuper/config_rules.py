@@ -276,6 +276,13 @@ def http_url_mistakes(url: str) -> Iterator[str]:
     yield from host_mistakes(parts, "https://flowfabric.example.org")
 
 
+def listen_mistakes(listen: str) -> Iterator[str]:
+    """Check an address and port to listen on."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        yield f'must be an address and a port, as in "127.0.0.1:9090" or "[::1]:9090", got {listen!r}'
+
+
 def token_mistakes(token: str) -> Iterator[str]:
     """Check that a bearer token can stand in a header; nothing of it is repeated."""
     if not re.fullmatch("[!-~]+", token):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "ffsuper"
 # From the top; a module may import what stands below its own line, and what its line allows beside it.
 LAYERS = (
     ("cli", "commands", "demo", "dev", "__main__", "testing"),
-    ("supervisor",),
+    ("supervisor", "server_supervisor"),
     ("engine_supervisor",),
     ("actors", "engine", "server"),
     ("client", "flows"),

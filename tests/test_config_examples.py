@@ -40,7 +40,7 @@ def test_every_example_loads(path: Path) -> None:
 
 def test_the_production_example_still_loads_with_its_comments_removed(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
-    for name in ("store_password", "claim_token"):
+    for name in ("store_password", "claim_token", "server_token"):
         (tmp_path / name).write_text("hush")
     for name in ("ca.pem", "worker.pem", "worker.key"):
         (tmp_path / name).touch()

@@ -101,6 +101,10 @@ class FlowKeys:
         """Set of execution ids."""
         return f"ff:flow:{self.tag}:{self.id}:members"
 
+    def incoming(self, execution_id: ExecutionId) -> str:
+        """Set of the edges into a member."""
+        return f"ff:flow:{self.tag}:{self.id}:in:{execution_id}"
+
     @property
     def summary(self) -> str:
         """Hash with the numbers of members by state."""

@@ -40,8 +40,26 @@ class Submission:
     deadline_ms: int | None = None
 
 
-def create(submission: Submission) -> Call[ExecutionId]:
-    """Create an execution; the id of the earlier one when its idempotency key or id is known already."""
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What became of a submission.
+
+    Attributes:
+        execution_id: of the earlier one when its idempotency key or id was known already.
+        public_state: ``waiting`` or ``delayed``; empty for a duplicate.
+    """
+
+    execution_id: ExecutionId
+    public_state: str
+
+    @property
+    def is_duplicate(self) -> bool:
+        """Whether there was one already."""
+        return not self.public_state
+
+
+def create(submission: Submission) -> Call[Created]:
+    """Create an execution."""
     keys = ExecutionKeys.of(submission.execution_id)
     partition = keys.partition
     idempotency = (
@@ -57,7 +75,7 @@ def create(submission: Submission) -> Call[ExecutionId]:
             *(idempotency, partition.index("execution_deadline"), partition.index("all_executions")),
         ),
         create_args(submission),
-        lambda status: ExecutionId(status.text(0)),
+        lambda status: Created(ExecutionId(status.text(0)), status.text(1)),
     )
 
 
@@ -101,13 +119,18 @@ def read_result(execution_id: ExecutionId) -> Call[bytes | None]:
 
 
 def cancel(
-    execution_id: ExecutionId, core: Mapping[str, str], reason: str, source: str = "operator_override"
+    execution_id: ExecutionId,
+    core: Mapping[str, str],
+    reason: str,
+    source: str = "operator_override",
+    lease: tuple[str, str] = ("", ""),
 ) -> Call[str]:
     """Cancel an execution; tells from which phase.
 
     Args:
         core: its record as just read; says which keys are concerned.
         source: an operator may cancel what runs; ``flow_cascade`` only what does not, and it is not announced.
+        lease: its holder's lease id and epoch, for other sources.
     """
     keys = ExecutionKeys.of(execution_id)
     partition, lane = keys.partition, LaneId(core.get("lane_id", "default"))
@@ -125,7 +148,7 @@ def cancel(
             *(partition.lane(lane, "eligible"), partition.lane(lane, "delayed")),
             *(partition.lane(lane, f"blocked:{why}") for why in BLOCKED),
         ),
-        (execution_id, reason, source, "", ""),
+        (execution_id, reason, source, *lease),
         previous_phase,
     )
 

@@ -51,6 +51,11 @@ timeout_s = {drain_s}
 [claim]
 poll_interval_ms = 50
 unknown_kind = "{unknown_kind}"
+source = "{source}"
+server_url = "{server_url}"
+
+[server]
+listen = "{listen}"
 
 [engine]
 enabled = {engine}
@@ -128,6 +133,10 @@ class Workers:
         engine.wait_for("ready")
         return engine
 
+    def launch_server(self, name: str, **settings: object) -> Worker:
+        """Start a server."""
+        return self._run(name, ["server"], settings)
+
     def launch_engine(self, name: str, **settings: object) -> Worker:
         """Start an engine."""
         return self._run(name, ["engine"], settings)
@@ -147,6 +156,9 @@ class Workers:
             "timeout_s": 0.0,
             "drain_s": 30.0,
             "unknown_kind": "leave",
+            "source": "direct",
+            "server_url": "",
+            "listen": "127.0.0.1:9090",
             "engine": "true",
             "dependency_ms": 15_000,
             "intervals_ms": 60_000,

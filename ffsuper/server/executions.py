@@ -1,0 +1,149 @@
+"""Routes of executions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse, Response
+
+from ffsuper.errors import RefusedError
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecution
+from ffsuper.server.service import HttpError, Service, path_id, service_of
+from ffsuper.store import operations, submissions
+from ffsuper.store.submissions import Submission
+
+router = APIRouter(prefix="/v1/executions", tags=["executions"])
+Served = Annotated[Service, Depends(service_of)]
+
+STATE_VECTOR = (
+    *("lifecycle_phase", "ownership_state", "eligibility_state", "blocking_reason", "terminal_outcome"),
+    *("attempt_state", "public_state"),
+)
+
+
+@router.post("")
+async def create(body: CreateExecution, service: Served) -> JSONResponse:
+    """Create an execution."""
+    wanted = ExecutionId(body.execution_id)
+    created = await service.run(
+        submissions.create(
+            Submission(
+                execution_id=wanted,
+                lane=LaneId(body.lane_id),
+                execution_kind=body.execution_kind,
+                payload=bytes(body.input_payload),
+                namespace=body.namespace,
+                creator=body.creator_identity,
+                priority=body.priority,
+                policy=body.policy or {},
+                tags=body.tags,
+                idempotency_key=body.idempotency_key or "",
+                delay_until_ms=body.delay_until,
+                deadline_ms=body.execution_deadline_at,
+            )
+        )
+    )
+    if created.is_duplicate:
+        return JSONResponse({"Duplicate": {"execution_id": created.execution_id}})
+    return JSONResponse({"Created": {"execution_id": wanted, "public_state": created.public_state}}, 201)
+
+
+@router.get("/{execution_id}")
+async def show(execution_id: str, service: Served) -> JSONResponse:
+    """Return an execution."""
+    record = await service.record(path_id(execution_id))
+    index = record.get("current_attempt_index", "")
+    answer: dict[str, Any] = {
+        "execution_id": record.get("execution_id", execution_id),
+        "namespace": record.get("namespace", ""),
+        "lane_id": record.get("lane_id", ""),
+        "priority": number(record.get("priority", "")),
+        "execution_kind": record.get("execution_kind", ""),
+        "state_vector": {name: record.get(name, "") for name in STATE_VECTOR},
+        "public_state": record.get("public_state", ""),
+        "created_at": record.get("created_at", ""),
+        "current_attempt_index": number(index),
+        "flow_id": record.get("flow_id") or None,
+        "blocking_detail": record.get("blocking_detail", ""),
+    }
+    answer |= {name: record[name] for name in ("started_at", "completed_at") if record.get(name)}
+    return JSONResponse(answer)
+
+
+@router.get("/{execution_id}/state")
+async def state(execution_id: str, service: Served) -> JSONResponse:
+    """Return an execution's public state."""
+    known = path_id(execution_id)
+    found = await service.run(submissions.read_public_state(known))
+    if found is None:
+        raise HttpError(404, f"execution not found: {known}")
+    return JSONResponse(found)
+
+
+@router.get("/{execution_id}/result", response_class=Response)
+async def result(execution_id: str, service: Served) -> Response:
+    """Return an execution's result, as it was stored."""
+    known = path_id(execution_id)
+    found = await service.run(submissions.read_result(known))
+    if found is None:
+        raise HttpError(404, f"execution result not found: {known}")
+    return Response(found, media_type="application/octet-stream")
+
+
+@router.post("/{execution_id}/cancel")
+async def cancel(execution_id: str, body: CancelExecution, service: Served) -> JSONResponse:
+    """Cancel an execution."""
+    known = path_id(execution_id)
+    if body.execution_id != known:
+        raise HttpError(400, "path execution_id does not match body execution_id")
+    record = await service.record(known)
+    epoch = "" if body.lease_epoch is None else str(body.lease_epoch)
+    lease = (body.lease_id or "", epoch)
+    await service.run(submissions.cancel(known, record, body.reason, body.source, lease))
+    return JSONResponse({"Cancelled": {"execution_id": known, "public_state": "cancelled"}})
+
+
+@router.put("/{execution_id}/priority")
+async def change_priority(execution_id: str, body: ChangePriority, service: Served) -> JSONResponse:
+    """Change the priority of an eligible execution."""
+    known = path_id(execution_id)
+    lane = LaneId((await service.record(known)).get("lane_id", "default"))
+    await service.run(operations.change_priority(known, lane, body.new_priority))
+    return JSONResponse({"Changed": {"execution_id": known}})
+
+
+@router.post("/{execution_id}/replay")
+async def replay(execution_id: str, service: Served) -> JSONResponse:
+    """Let an ended execution run again."""
+    known = path_id(execution_id)
+    record = await service.record(known)
+    edges: list[str] = []
+    if record.get("terminal_outcome") == "skipped" and record.get("flow_id"):
+        edges = await service.run(operations.read_incoming(known, record["flow_id"]))
+    open_edges = await service.run(operations.replay(known, record, edges))
+    return JSONResponse({"Replayed": {"public_state": "waiting_children" if open_edges else "waiting"}})
+
+
+@router.post("/{execution_id}/revoke-lease")
+async def revoke_lease(execution_id: str, service: Served) -> JSONResponse:
+    """Take the lease away from an execution's holder."""
+    known = path_id(execution_id)
+    instance_id = (await service.record(known)).get("current_worker_instance_id", "")
+    if not instance_id:
+        raise HttpError(404, f"no active lease: {known}")
+    try:
+        word, lease_id, epoch = await service.run(operations.revoke(known, instance_id))
+    except RefusedError as refusal:
+        if refusal.code == "no_active_lease":
+            raise HttpError(404, f"no active lease: {known}") from None
+        raise
+    if word == "revoked":
+        return JSONResponse({"Revoked": {"lease_id": lease_id, "lease_epoch": epoch}})
+    return JSONResponse({"AlreadySatisfied": {"reason": word}})
+
+
+def number(text: str) -> int:
+    """Read a whole number of a record; 0 for what is none."""
+    return int(text) if text.lstrip("-").isdecimal() else 0

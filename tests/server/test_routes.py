@@ -1,0 +1,293 @@
+"""The HTTP interface on a real store, without a network."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import redis
+
+from ffsuper.client import Client
+from ffsuper.config import StoreConfig
+from ffsuper.messages import ExecutionId
+from ffsuper.sansio.partition import PartitionCounts
+from ffsuper.server.application import MAX_BODY_BYTES, application
+from ffsuper.server.scheduler import Scheduler
+from ffsuper.server.service import Service
+from ffsuper.store.admission import Admission
+from ffsuper.store.connection import open_connection
+from ffsuper.store.keys import ExecutionKeys
+from tests.fakes import LANE
+
+COUNTS = PartitionCounts()
+
+
+@asynccontextmanager
+async def serving(settings: StoreConfig, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """Provide what sends requests to an application."""
+    async with open_connection(settings, "server") as connection:
+        app = application(Service(connection, COUNTS, Scheduler(Admission(connection, COUNTS))), token)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as sender:
+            yield sender
+
+
+@pytest.fixture
+async def http(settings: StoreConfig, client: Client) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(settings) as sender:
+        yield sender
+
+
+def new_id() -> str:
+    return f"{{fp:86}}:{uuid.uuid4()}"
+
+
+def path(execution: str, rest: str = "") -> str:
+    return f"/v1/executions/{quote(execution, safe='')}{rest}"
+
+
+def body(execution: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "execution_id": execution,
+        "namespace": "books",
+        "lane_id": "default",
+        "execution_kind": "job",
+        "input_payload": [0, 255, 10],
+        "priority": 3,
+        "creator_identity": "ann",
+        "tags": {"color": "blue"},
+        "policy": {"max_reclaim_count": 2, "routing_requirements": None},
+        "partition_id": 86,
+        "now": 1,
+        **changes,
+    }
+
+
+async def created(http: httpx.AsyncClient, **changes: Any) -> str:
+    execution = new_id()
+    answer = await http.post("/v1/executions", json=body(execution, **changes))
+    assert answer.status_code == 201, answer.text
+    return execution
+
+
+async def test_an_execution_is_created_with_its_bytes_intact_and_shown(
+    http: httpx.AsyncClient, store: redis.Redis
+) -> None:
+    execution = new_id()
+    answer = await http.post("/v1/executions", json=body(execution))
+    told = {"Created": {"execution_id": execution, "public_state": "waiting"}}
+    assert (answer.status_code, answer.json()) == (201, told)
+    assert store.get(ExecutionKeys.of(ExecutionId(execution)).part("payload")) == b"\x00\xff\n"
+    shown = (await http.get(path(execution))).json()
+    assert {name: shown[name] for name in ("namespace", "lane_id", "priority", "execution_kind", "flow_id")} == {
+        "namespace": "books",
+        "lane_id": "default",
+        "priority": 3,
+        "execution_kind": "job",
+        "flow_id": None,
+    }
+    assert shown["state_vector"]["eligibility_state"] == "eligible_now"
+    assert "started_at" not in shown
+    assert (await http.get(path(execution, "/state"))).json() == "waiting"
+
+
+async def test_a_repeated_creation_is_a_duplicate_and_names_the_first(http: httpx.AsyncClient) -> None:
+    first, second = new_id(), new_id()
+    for execution in (first, second, second):
+        answer = await http.post("/v1/executions", json=body(execution, idempotency_key="once"))
+    assert (answer.status_code, answer.json()) == (200, {"Duplicate": {"execution_id": first}})
+
+
+async def test_a_delayed_execution_says_so(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/executions", json=body(new_id(), delay_until=4102444800000))
+    assert answer.json()["Created"]["public_state"] == "delayed"
+
+
+async def test_a_result_comes_as_it_was_stored(http: httpx.AsyncClient, store: redis.Redis) -> None:
+    execution = await created(http)
+    answer = await http.get(path(execution, "/result"))
+    assert (answer.status_code, answer.json()["error"]) == (404, f"execution result not found: {execution}")
+    store.set(ExecutionKeys.of(ExecutionId(execution)).part("result"), b"\xff\x00")
+    answer = await http.get(path(execution, "/result"))
+    assert (answer.content, answer.headers["content-type"]) == (b"\xff\x00", "application/octet-stream")
+
+
+async def test_an_execution_is_cancelled_and_runs_again(http: httpx.AsyncClient) -> None:
+    execution = await created(http)
+    wanted = {"execution_id": execution, "reason": "no", "now": 1}
+    answer = await http.post(path(execution, "/cancel"), json=wanted)
+    assert answer.json() == {"Cancelled": {"execution_id": execution, "public_state": "cancelled"}}
+    answer = await http.post(path(execution, "/cancel"), json=wanted)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "ff_cancel_execution failed: execution_not_active"},
+    )
+    assert (await http.post(path(execution, "/replay"))).json() == {"Replayed": {"public_state": "waiting"}}
+    assert (await http.get(path(execution, "/state"))).json() == "waiting"
+
+
+async def test_a_skipped_member_that_runs_again_waits_again(http: httpx.AsyncClient, client: Client) -> None:
+    flow = client.create_flow()
+    top = flow.add("job")
+    client.cancel(top)
+    child = flow.add("job", after=[top])
+    assert client.state(child) == "skipped"
+    answer = await http.post(path(child, "/replay"))
+    assert answer.json() == {"Replayed": {"public_state": "waiting_children"}}
+
+
+async def test_a_priority_is_changed(http: httpx.AsyncClient) -> None:
+    execution = await created(http)
+    answer = await http.put(path(execution, "/priority"), json={"new_priority": 7})
+    assert answer.json() == {"Changed": {"execution_id": execution}}
+    assert (await http.get(path(execution))).json()["priority"] == 7
+
+
+async def claim(http: httpx.AsyncClient, worker: str = "pool", **changes: Any) -> httpx.Response:
+    wanted = {"lane_id": "default", "worker_instance_id": "pool-1", "capabilities": [], "grant_ttl_ms": 5_000}
+    return await http.post(f"/v1/workers/{worker}/claim", json={**wanted, **changes})
+
+
+async def test_a_worker_is_granted_what_there_is_then_nothing(http: httpx.AsyncClient, store: redis.Redis) -> None:
+    execution = await created(http)
+    answer = await claim(http)
+    granted = answer.json()
+    keys = ExecutionKeys.of(ExecutionId(execution))
+    assert granted.pop("expires_at_ms") > 1_600_000_000_000
+    assert granted == {
+        "execution_id": execution,
+        "partition_family": "execution",
+        "partition_index": 86,
+        "grant_key": keys.part("claim_grant"),
+    }
+    assert store.hget(keys.part("claim_grant"), "worker_id") == b"pool"
+    answer = await claim(http)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    ("worker", "changes", "told"),
+    [
+        ("a%20b", {}, "worker_id"),
+        ("pool", {"worker_instance_id": ""}, "worker_instance_id"),
+        ("pool", {"worker_instance_id": "x" * 257}, "worker_instance_id"),
+        ("pool", {"grant_ttl_ms": 0}, "grant_ttl_ms"),
+        ("pool", {"grant_ttl_ms": 60_001}, "grant_ttl_ms"),
+        ("pool", {"lane_id": "x" * 65}, "lane"),
+        ("pool", {"capabilities": ["a,b"]}, "capabilities"),
+        ("pool", {"capabilities": [""]}, "capabilities"),
+    ],
+)
+async def test_a_claim_that_makes_no_sense_is_told_what_is_wrong(
+    http: httpx.AsyncClient, worker: str, changes: dict[str, Any], told: str
+) -> None:
+    answer = await claim(http, worker, **changes)
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]
+
+
+async def test_a_lease_is_revoked_and_its_holder_named(http: httpx.AsyncClient, store: redis.Redis) -> None:
+    execution = await created(http)
+    answer = await http.post(path(execution, "/revoke-lease"))
+    assert (answer.status_code, answer.json()["error"]) == (404, f"no active lease: {execution}")
+    held = {"lifecycle_phase": "active", "ownership_state": "leased", "current_worker_instance_id": "w"}
+    fields: dict[Any, Any] = {**held, "current_lease_id": "lease", "current_lease_epoch": "4"}
+    store.hset(ExecutionKeys.of(ExecutionId(execution)).core, mapping=fields)
+    answer = await http.post(path(execution, "/revoke-lease"))
+    assert answer.json() == {"Revoked": {"lease_id": "lease", "lease_epoch": "4"}}
+    answer = await http.post(path(execution, "/revoke-lease"))
+    assert answer.json() == {"AlreadySatisfied": {"reason": "already_revoked"}}
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "/state", "/cancel", "/priority", "/replay", "/revoke-lease"], ids=lambda rest: rest or "show"
+)
+async def test_an_execution_that_is_not_there_is_not_found(http: httpx.AsyncClient, rest: str) -> None:
+    execution = new_id()
+    bodies: dict[str, Any] = {
+        "/cancel": {"execution_id": execution, "reason": "no", "now": 1},
+        "/priority": {"new_priority": 1},
+    }
+    method = {"": "GET", "/state": "GET", "/priority": "PUT"}.get(rest, "POST")
+    answer = await http.request(method, path(execution, rest), json=bodies.get(rest))
+    assert (answer.status_code, answer.json()["error"]) == (404, f"execution not found: {execution}")
+    answer = await http.request(method, path("nonsense", rest), json=bodies.get(rest))
+    assert answer.status_code == 400
+    assert "is not an execution id" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"execution_id": "nonsense"},
+        {"execution_id": "{fp:65536}:0b1f9e9c-0000-4000-8000-000000000000"},
+        {"lane_id": ""},
+        {"lane_id": "ä"},
+        {"input_payload": [256]},
+        {"input_payload": "text"},
+        {"priority": "3"},
+        {"priority": 2**31},
+        {"tags": {"a": 1}},
+        {"policy": []},
+        {"now": None},
+    ],
+    ids=str,
+)
+async def test_a_body_with_wrong_data_is_told_its_place(http: httpx.AsyncClient, changes: dict[str, Any]) -> None:
+    answer = await http.post("/v1/executions", json=body(new_id(), **changes))
+    assert answer.status_code == 422
+    (name,) = changes
+    assert answer.json()["error"].startswith("invalid JSON: Unprocessable Entity")
+    assert name in answer.json()["error"]
+
+
+async def test_requests_that_are_none_are_told_so(http: httpx.AsyncClient) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await http.post("/v1/executions", content=b"{bad", headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid JSON: Bad Request")
+    answer = await http.post("/v1/executions", content=b"x" * (MAX_BODY_BYTES + 1), headers=headers)
+    assert answer.status_code == 413
+    answer = await http.get("/v1/nothing")
+    assert (answer.status_code, answer.content) == (404, b"")
+    answer = await http.delete("/v1/executions")
+    assert (answer.status_code, answer.content) == (405, b"")
+    refused = body(new_id(), policy={"routing_requirements": 5})
+    answer = await http.post("/v1/executions", json=refused)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "ff_create_execution failed: invalid_policy_json"},
+    )
+    other = await created(http)
+    answer = await http.post(path(other, "/cancel"), json={"execution_id": new_id(), "reason": "no", "now": 1})
+    assert (answer.status_code, answer.json()["error"]) == (400, "path execution_id does not match body execution_id")
+
+
+async def test_with_a_token_everything_but_health_needs_it(settings: StoreConfig, client: Client) -> None:
+    async with serving(settings, token="secret") as http:
+        assert (await http.get("/healthz")).json() == {"status": "ok"}
+        for given in (None, "Bearer wrong", "bearer secret", "Bearer  secret", "secret", "Bearer sécret"):
+            headers = {} if given is None else {"authorization": given.encode()}
+            answer = await http.get("/v1/nothing", headers=headers)  # type: ignore[arg-type]
+            assert (answer.status_code, answer.json()) == (401, {"error": "missing or invalid Authorization header"})
+        answer = await http.get("/v1/nothing", headers={"authorization": "Bearer secret"})
+        assert answer.status_code == 404
+
+
+async def test_a_store_that_is_away_is_told_as_something_to_try_again() -> None:
+    async with serving(StoreConfig(url="redis://127.0.0.1:1", timeout_s=1.0)) as http:
+        for answer in (await http.get("/healthz"), await http.get(path(new_id())), await claim(http)):
+            told = answer.json()
+            assert (answer.status_code, told["kind"], told["retryable"]) == (500, "io_error", True)
+
+
+async def test_a_damaged_record_is_told_without_a_traceback(http: httpx.AsyncClient, store: redis.Redis) -> None:
+    execution = ExecutionId(new_id())
+    store.set(ExecutionKeys.of(execution).core, "no hash")
+    answer = await http.get(path(execution))
+    assert (answer.status_code, answer.json()["retryable"]) == (500, False)
+    assert LANE
