@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ffsuper.errors import StoreError
-from ffsuper.server import executions, workers
+from ffsuper.server import budgets, executions, workers
 from ffsuper.server.service import HttpError, Service, failure, service_of, told
 from ffsuper.store.replies import Call
 
@@ -31,6 +31,7 @@ def application(service: Service, token: str = "") -> FastAPI:
     app.state.service = service
     app.include_router(executions.router)
     app.include_router(workers.router)
+    app.include_router(budgets.router)
     app.add_api_route("/healthz", healthz, tags=["health"])
     app.add_exception_handler(StoreError, store_error)
     app.add_exception_handler(HttpError, http_error)

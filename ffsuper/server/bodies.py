@@ -37,6 +37,9 @@ ExecutionIdText = Annotated[str, AfterValidator(execution_id)]
 LaneText = Annotated[str, AfterValidator(lane_id)]
 UuidText = Annotated[str, AfterValidator(uuid_text)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+# What the store counts with, and a double holds exactly.
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+YEARS_S = 100 * 366 * 86_400
 
 
 class Body(BaseModel):
@@ -89,3 +92,37 @@ class Claim(Body):
     worker_instance_id: str
     capabilities: list[str] = []
     grant_ttl_ms: int
+
+
+class CreateBudget(Body):
+    """A budget; its limits are parallel lists."""
+
+    budget_id: UuidText
+    scope_type: str
+    scope_id: str
+    enforcement_mode: str
+    on_hard_limit: str
+    on_soft_limit: str
+    reset_interval_ms: Count
+    dimensions: list[str]
+    hard_limits: list[Count]
+    soft_limits: list[Count]
+    now: int
+
+
+class ReportUsage(Body):
+    """An amount for each dimension."""
+
+    dimensions: dict[str, Count]
+    now: int
+    dedup_key: str | None = None
+
+
+class CreateQuota(Body):
+    """A quota policy; 0 for no limit."""
+
+    quota_policy_id: UuidText
+    window_seconds: Annotated[int, Field(ge=0, le=YEARS_S)]
+    max_requests_per_window: Count
+    max_concurrent: Count
+    now: int

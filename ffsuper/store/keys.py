@@ -133,6 +133,10 @@ class BudgetKeys:
         """Hash of usage by dimension."""
         return f"{self.definition}:usage"
 
+    def index(self, name: str) -> str:
+        """Index of its partition: ``budget_resets`` or ``budget_policies``."""
+        return PartitionKeys(f"{{b:{self.partition}}}").index(name)
+
     def dedup(self, key: str) -> str:
         """Exists while a report under this key is remembered."""
         return f"ff:usagededup:{{b:{self.partition}}}:{key}"
@@ -159,6 +163,10 @@ class QuotaKeys:
     def concurrency(self) -> str:
         """How many are admitted."""
         return f"{self.definition}:concurrency"
+
+    def index(self, name: str) -> str:
+        """Index of its partition: ``quota_policies``."""
+        return PartitionKeys(f"{{q:{self.partition}}}").index(name)
 
     @property
     def admitted_set(self) -> str:

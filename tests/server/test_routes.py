@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -15,26 +14,10 @@ import redis
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
 from ffsuper.messages import ExecutionId
-from ffsuper.sansio.partition import PartitionCounts
-from ffsuper.server.application import MAX_BODY_BYTES, application
-from ffsuper.server.scheduler import Scheduler
-from ffsuper.server.service import Service
-from ffsuper.store.admission import Admission
-from ffsuper.store.connection import open_connection
+from ffsuper.server.application import MAX_BODY_BYTES
 from ffsuper.store.keys import ExecutionKeys
 from tests.fakes import LANE
-
-COUNTS = PartitionCounts()
-
-
-@asynccontextmanager
-async def serving(settings: StoreConfig, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
-    """Provide what sends requests to an application."""
-    async with open_connection(settings, "server") as connection:
-        app = application(Service(connection, COUNTS, Scheduler(Admission(connection, COUNTS))), token)
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as sender:
-            yield sender
+from tests.server.serving import serving
 
 
 @pytest.fixture
