@@ -283,15 +283,24 @@ class ServerConfig:
         listen: address and port.
         token: from ``token_file``, the credential ``server_token`` or the environment; never from the file.
         token_file: a file whose first line is the bearer token that requests have to bring; without any, none has to.
+        cors_origins: web pages of these origins may ask, ``*`` for all; none may without any.
+        stream_operations: reads and tails of output that are served at a time; more are refused with status 429.
+        secret_grace_s: waitpoint tokens stay valid for so long after their secret was changed.
     """
 
     listen: str = "127.0.0.1:9090"
     token: str = field(default="", repr=False)
     token_file: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    stream_operations: int = 64
+    secret_grace_s: float = DAY_S
 
     def __post_init__(self) -> None:
         with Checks(self, "server") as check:
             check.all_of("listen", rules.listen_mistakes(self.listen))
+            check.items("cors_origins", rules.origin_mistakes(self.cors_origins))
+            check.between("stream_operations", 1, 100_000)
+            check.between("secret_grace_s", 0.001, YEAR_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

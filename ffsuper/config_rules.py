@@ -259,6 +259,14 @@ def host_mistakes(parts: SplitResult, example: str) -> Iterator[str]:
         yield "must have a port from 1 to 65535"
 
 
+def origin_mistakes(origins: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Check the list of origins. Source: RFC 6454, section 6.2."""
+    for index, origin in enumerate(origins):
+        if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
+            yield f"[{index}]", f"must be * or an origin like https://app.example.org, without a path, got {origin!r}"
+    yield from repeated(origins)
+
+
 def http_url_mistakes(url: str) -> Iterator[str]:
     """Check where a server is. Nothing of the URL is repeated: there may be a password in it."""
     if not url.startswith(("http://", "https://")):

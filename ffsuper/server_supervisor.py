@@ -15,10 +15,7 @@ from ffsuper.config import Config
 from ffsuper.errors import ConfigError
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.server.application import application
-from ffsuper.server.scheduler import Scheduler
-from ffsuper.server.service import Service
-from ffsuper.store.admission import Admission
-from ffsuper.store.connection import open_connection
+from ffsuper.server.service import open_service
 from ffsuper.store.store import open_engine_store
 
 LOG = logging.getLogger(__name__)
@@ -35,11 +32,10 @@ async def run(config: Config, counts: PartitionCounts) -> None:
     """
     stopping = trio.Event()
     async with (
-        open_connection(config.store, "server") as connection,
+        open_service(config.server, config.store, counts, stopping) as service,
         open_engine_store(config.store, counts) as engine_store,
         trio.open_nursery() as nursery,
     ):
-        service = Service(connection, counts, Scheduler(Admission(connection, counts)))
         nursery.start_soon(set_at_signal, stopping)
         if config.engine.enabled:
             nursery.start_soon(engine_supervisor.lead, config, counts, engine_store)
@@ -52,7 +48,7 @@ async def run(config: Config, counts: PartitionCounts) -> None:
         serving.errorlog = logging.getLogger("hypercorn")
         LOG.info("ready", extra={"listen": config.server.listen, "partitions": counts.flow})
         try_to_listen(serving)
-        app: Any = application(service, config.server.token)
+        app: Any = application(service)
         await hypercorn.trio.serve(app, serving, shutdown_trigger=stopping.wait)
         nursery.cancel_scope.cancel()
 

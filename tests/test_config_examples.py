@@ -53,7 +53,7 @@ def test_the_production_example_comments_out_nothing_but_defaults(tmp_path: Path
     uncommented = tomllib.loads(COMMENTED_OUT.sub("", text))
     given = tomllib.loads(text)
     without_default = {"instance_id", "python_path", "password_file", "tls_ca_file", "tls_cert_file", "tls_key_file"}
-    without_default |= {"server_url", "token_file", "ca_file"}
+    without_default |= {"server_url", "token_file", "ca_file", "cors_origins"}
     for section, kind in SECTIONS.items():
         defaults = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(kind()).items()}
         shown = {key: value for key, value in uncommented[section].items() if key not in given.get(section, {})}

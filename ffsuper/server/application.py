@@ -1,71 +1,58 @@
-"""The HTTP interface: routes, who may use them, and how mistakes are told."""
+"""The HTTP interface: its routes, and how mistakes are told."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ffsuper.errors import StoreError
-from ffsuper.server import budgets, executions, workers
-from ffsuper.server.service import HttpError, Service, failure, service_of, told
+from ffsuper.server import administration, budgets, executions, flows, signals, streams, workers
+from ffsuper.server.guard import Guard
+from ffsuper.server.metrics import CONTENT_TYPE
+from ffsuper.server.service import BusyError, HttpError, Service, failure, service_of, told
 from ffsuper.store.replies import Call
 
-MAX_BODY_BYTES = 2 * 1024 * 1024
-PUBLIC = ("/healthz",)
-BEARER = "Bearer "
 
-
-def application(service: Service, token: str = "") -> FastAPI:
-    """Return the application.
-
-    Args:
-        token: what requests have to bring, but for those about health; empty for nothing.
-    """
+def application(service: Service) -> FastAPI:
+    """Return the application."""
     app = FastAPI(title="ffsuper", version=version("ffsuper"), docs_url=None, redoc_url=None)
     app.state.service = service
-    app.include_router(executions.router)
-    app.include_router(workers.router)
-    app.include_router(budgets.router)
+    for routes in (executions, signals, streams, workers, flows, budgets, administration):
+        app.include_router(routes.router)
     app.add_api_route("/healthz", healthz, tags=["health"])
+    app.add_api_route("/metrics", metrics, tags=["health"], response_class=Response)
     app.add_exception_handler(StoreError, store_error)
     app.add_exception_handler(HttpError, http_error)
-    app.add_exception_handler(HTTPException, bare_error)
+    app.add_exception_handler(BusyError, busy)
+    app.add_exception_handler(HTTPException, framework_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
-    app.middleware("http")(guard(token))
+    app.add_middleware(Guard, token=service.config.token, metrics=service.metrics)
+    if service.config.cors_origins:
+        # The outermost: a browser asks first whether it may ask, and brings no token then.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.config.cors_origins,
+            allow_methods=["GET", "POST", "PUT"],
+            allow_headers=["authorization", "content-type"],
+        )
     return app
 
 
-async def healthz(request: Request) -> JSONResponse:
+async def healthz(service: Annotated[Service, Depends(service_of)]) -> JSONResponse:
     """Tell whether the store answers."""
-    await service_of(request).run(Call(("PING",), lambda _: None))
+    await service.run(Call(("PING",), lambda _: None))
     return JSONResponse({"status": "ok"})
 
 
-Next = Callable[[Request], Awaitable[Response]]
-
-
-def guard(token: str) -> Callable[[Request, Next], Awaitable[Response]]:
-    """Return what stands before all routes."""
-    expected = f"{BEARER}{token}".encode()
-
-    async def check(request: Request, call_next: Next) -> Response:
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if token and request.url.path not in PUBLIC and not hmac.compare_digest(given, expected):
-            return failure(401, "missing or invalid Authorization header")
-        length = request.headers.get("content-length", "0")
-        if request.method in ("POST", "PUT") and ("transfer-encoding" in request.headers or not length.isdecimal()):
-            return failure(411, "a body needs its length: send Content-Length")
-        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-            return failure(413, "invalid JSON: Content Too Large")
-        return await call_next(request)
-
-    return check
+async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
+    """Return the server's numbers, for Prometheus."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 async def store_error(_: Request, error: Exception) -> Response:
@@ -80,10 +67,17 @@ async def http_error(_: Request, error: Exception) -> Response:
     return failure(error.status, error.text)
 
 
-async def bare_error(_: Request, error: Exception) -> Response:
-    """Answer with nothing but the status: an unknown path, or the wrong method."""
+async def busy(_: Request, error: Exception) -> Response:
+    """Answer when too many ask for the same."""
+    return failure(429, str(error), retryable=True)
+
+
+async def framework_error(_: Request, error: Exception) -> Response:
+    """Answer to an unknown path or a wrong method, with nothing but the status, or to a body that is none."""
     assert isinstance(error, HTTPException)
-    return Response(status_code=error.status_code, headers=error.headers)
+    if error.status_code in (404, 405):
+        return Response(status_code=error.status_code, headers=error.headers)
+    return failure(error.status_code, error.detail)
 
 
 async def invalid_request(_: Request, error: Exception) -> Response:

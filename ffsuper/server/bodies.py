@@ -9,9 +9,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ffsuper.errors import InvalidRequestError
 from ffsuper.sansio.partition import parse
+from ffsuper.store.signals import DEDUP_TTL_MS, SIGNALS_PER_EXECUTION, SIGNALS_PER_WAITPOINT
 from ffsuper.store.submissions import valid_lane
 
 MAX_GRANT_TTL_MS = 60_000
+MAX_WAIT_MS = 30_000
 
 
 def execution_id(text: str) -> str:
@@ -79,6 +81,29 @@ class CancelExecution(Body):
     now: int
 
 
+class DeliverSignal(Body):
+    """A signal for a waitpoint."""
+
+    execution_id: ExecutionIdText
+    waitpoint_id: UuidText
+    signal_id: UuidText
+    signal_name: str
+    signal_category: str
+    source_type: str
+    source_identity: str
+    payload: list[Byte] | None = None
+    payload_encoding: str | None = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+    target_scope: str
+    created_at: Count | None = None
+    dedup_ttl_ms: Annotated[int, Field(gt=0, le=YEARS_S * 1000)] = DEDUP_TTL_MS
+    max_signals_per_execution: Count = SIGNALS_PER_EXECUTION
+    signal_maxlen: Count = SIGNALS_PER_WAITPOINT
+    waitpoint_token: str
+    now: Count
+
+
 class ChangePriority(Body):
     """Another priority."""
 
@@ -92,6 +117,7 @@ class Claim(Body):
     worker_instance_id: str
     capabilities: list[str] = []
     grant_ttl_ms: int
+    wait_ms: int = 0
 
 
 class CreateBudget(Body):
@@ -126,3 +152,62 @@ class CreateQuota(Body):
     max_requests_per_window: Count
     max_concurrent: Count
     now: int
+
+
+class CreateFlow(Body):
+    """A flow without members."""
+
+    flow_id: UuidText
+    flow_kind: str
+    namespace: str
+    now: Count
+
+
+class AddMember(Body):
+    """An execution that shall be a member of a flow."""
+
+    flow_id: UuidText
+    execution_id: ExecutionIdText
+    now: Count
+
+
+class CancelFlow(Body):
+    """A flow to be cancelled."""
+
+    flow_id: UuidText
+    reason: str
+    cancellation_policy: str
+    now: Count
+
+
+class StageEdge(Body):
+    """An edge between two members."""
+
+    flow_id: UuidText
+    edge_id: UuidText
+    upstream_execution_id: ExecutionIdText
+    downstream_execution_id: ExecutionIdText
+    dependency_kind: str = "success_only"
+    data_passing_ref: str | None = None
+    expected_graph_revision: Count
+    now: Count
+
+
+class ApplyEdge(Body):
+    """An edge that its child shall wait for."""
+
+    flow_id: UuidText
+    edge_id: UuidText
+    upstream_execution_id: ExecutionIdText
+    downstream_execution_id: ExecutionIdText
+    graph_revision: Count
+    dependency_kind: str
+    data_passing_ref: str | None = None
+    now: Count
+
+
+class RotateSecret(Body):
+    """Another secret for waitpoint tokens. What is wrong with it is told with 400, not with 422."""
+
+    new_kid: str
+    new_secret_hex: str = Field(repr=False)

@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
 from ffsuper.errors import RefusedError
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecution
-from ffsuper.server.service import HttpError, Service, path_id, service_of
+from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecution, lane_id
+from ffsuper.server.service import HttpError, Service, path_id, same, service_of
 from ffsuper.store import operations, submissions
+from ffsuper.store.keys import is_execution_id
 from ffsuper.store.submissions import Submission
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
 Served = Annotated[Service, Depends(service_of)]
 
+MOST_LISTED = 1_000
+LISTED = ("namespace", "lane_id", "execution_kind", "public_state", "priority", "created_at")
 STATE_VECTOR = (
     *("lifecycle_phase", "ownership_state", "eligibility_state", "blocking_reason", "terminal_outcome"),
     *("attempt_state", "public_state"),
 )
+
+
+class Listed(StrEnum):
+    """Indexes of a lane that can be listed; those of blocked executions are not the protocol's."""
+
+    ELIGIBLE = "eligible"
+    DELAYED = "delayed"
+    TERMINAL = "terminal"
+    SUSPENDED = "suspended"
+    ACTIVE = "active"
+    BLOCKED_DEPENDENCIES = "blocked:dependencies"
+    BLOCKED_BUDGET = "blocked:budget"
+    BLOCKED_QUOTA = "blocked:quota"
+    BLOCKED_ROUTE = "blocked:route"
+    BLOCKED_OPERATOR = "blocked:operator"
+
+
+@router.get("")
+async def listing(
+    service: Served,
+    partition: Annotated[int, Query(ge=0, lt=65_536)],
+    lane: str = "default",
+    state: Listed = Listed.ELIGIBLE,
+    limit: Annotated[int, Query(ge=0)] = 50,
+    offset: Annotated[int, Query(ge=0, lt=2**53)] = 0,
+) -> JSONResponse:
+    """Return executions of a lane on one partition, those first that come first."""
+    try:
+        known = LaneId(lane_id(lane))
+    except ValueError as error:
+        raise HttpError(400, str(error)) from None
+    wanted = min(limit, MOST_LISTED)
+    found = await service.run(submissions.read_range(known, partition, state, offset, wanted)) if wanted else []
+    found = [one for one in found if is_execution_id(one)]
+    records = await service.connection.run_all([submissions.read_fields(one, *LISTED) for one in found])
+    told = list[dict[str, Any]]()
+    for one, values in zip(found, records, strict=True):
+        record: dict[str, Any] = dict(zip(LISTED, values, strict=True))
+        told.append({"execution_id": one, **record, "priority": number(record["priority"])})
+    return JSONResponse({"executions": told, "total_returned": len(told)})
 
 
 @router.post("")
@@ -96,8 +140,7 @@ async def result(execution_id: str, service: Served) -> Response:
 async def cancel(execution_id: str, body: CancelExecution, service: Served) -> JSONResponse:
     """Cancel an execution."""
     known = path_id(execution_id)
-    if body.execution_id != known:
-        raise HttpError(400, "path execution_id does not match body execution_id")
+    same("execution_id", known, body.execution_id)
     record = await service.record(known)
     epoch = "" if body.lease_epoch is None else str(body.lease_epoch)
     lease = (body.lease_id or "", epoch)

@@ -1,13 +1,17 @@
-"""What the routes share: the store, the scheduler, and how failures are told."""
+"""What the routes share: the store, the scheduler, what goes on behind an answer, and how failures are told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import trio
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
+from ffsuper.config import ServerConfig, StoreConfig
 from ffsuper.errors import (
     ExecutionNotFoundError,
     OutcomeUnknownError,
@@ -17,12 +21,18 @@ from ffsuper.errors import (
 )
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio.partition import PartitionCounts, parse
+from ffsuper.server.long_poll import LongPoll
+from ffsuper.server.metrics import Metrics
 from ffsuper.server.scheduler import Scheduler
 from ffsuper.store import submissions
-from ffsuper.store.connection import Connection
+from ffsuper.store.admission import Admission
+from ffsuper.store.connection import Connection, open_connection
 from ffsuper.store.replies import Call
 
 T = TypeVar("T")
+
+# What goes on behind an answer, like the cancelling of a flow's members, may take so long at the end.
+BACKGROUND_GRACE_S = 15.0
 
 
 class HttpError(Exception):
@@ -39,13 +49,57 @@ class HttpError(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The store as the routes use it."""
+class BusyError(Exception):
+    """Nobody's: as many calls of this kind are being served as may be; the caller should ask again later."""
 
-    connection: Connection
+    def __init__(self, pool: str, most: int) -> None:
+        super().__init__(f"too many concurrent {pool} calls (server max: {most}); retry with backoff")
+
+
+class Pool:
+    """Lets so many calls of one kind be served at a time, and turns more away."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self.used = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place.
+
+        Raises:
+            BusyError: there is none.
+        """
+        if self.used >= self._most:
+            raise BusyError(self._name, self._most)
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The store as the routes use it.
+
+    Attributes:
+        streams: a connection of its own, for a large answer keeps the others of its batch waiting.
+        background: for what goes on behind an answer.
+        stopping: whoever waits for something to come should not wait any longer.
+    """
+
+    config: ServerConfig
     counts: PartitionCounts
-    scheduler: Scheduler
+    connection: Connection
+    streams: Connection
+    claims: LongPoll
+    background: trio.Nursery
+    stopping: trio.Event
+    stream_operations: Pool
+    rotations: Pool = field(default_factory=lambda: Pool("admin_rotate", 1))
+    metrics: Metrics = field(default_factory=Metrics)
 
     async def run(self, call: Call[T]) -> T:
         """Carry out one call.
@@ -67,7 +121,30 @@ class Service:
         return record
 
 
-def service_of(request: Request) -> Service:
+@asynccontextmanager
+async def open_service(
+    config: ServerConfig, store: StoreConfig, counts: PartitionCounts, stopping: trio.Event
+) -> AsyncIterator[Service]:
+    """Open the connections of a server."""
+    async with (
+        open_connection(store, "server") as connection,
+        open_connection(store, "streams") as streams,
+        trio.open_nursery() as background,
+    ):
+        yield Service(
+            config=config,
+            counts=counts,
+            connection=connection,
+            streams=streams,
+            claims=LongPoll(Scheduler(Admission(connection, counts)), stopping),
+            background=background,
+            stopping=stopping,
+            stream_operations=Pool("stream_ops", config.stream_operations),
+        )
+        background.cancel_scope.deadline = trio.current_time() + BACKGROUND_GRACE_S
+
+
+async def service_of(request: Request) -> Service:  # async, or the framework takes a thread for it
     """Return the service of the application that a request came to."""
     found: Service = request.app.state.service
     return found
@@ -83,6 +160,16 @@ def path_id(text: str) -> ExecutionId:
         return parse(text)
     except ValueError as error:
         raise HttpError(400, str(error)) from None
+
+
+def same(name: str, in_path: str, in_body: str) -> None:
+    """Compare what a path and a body name.
+
+    Raises:
+        HttpError: they differ.
+    """
+    if in_path != in_body:
+        raise HttpError(400, f"path {name} does not match body {name}")
 
 
 def told(error: StoreError) -> JSONResponse:

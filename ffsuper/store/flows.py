@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ffsuper.messages import ExecutionId
+from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys, FlowKeys
 from ffsuper.store.replies import Call, fcall, text_fields
 from ffsuper.store.submissions import Submission, create_args
@@ -26,13 +26,13 @@ class Edge:
     passes_result: bool
 
 
-def create_flow(keys: FlowKeys, kind: str, namespace: str) -> Call[None]:
-    """Create a flow without members."""
+def create_flow(keys: FlowKeys, kind: str, namespace: str) -> Call[bool]:
+    """Create a flow without members; False when there is one already."""
     return fcall(
         "ff_create_flow",
         (keys.core, keys.members, keys.partition.index("flow_index")),
         (keys.id, kind, namespace, int(time.time() * 1000)),
-        lambda _: None,
+        lambda status: status.word == "OK",
     )
 
 
@@ -57,13 +57,73 @@ def add_member(keys: FlowKeys, member: Submission, edges: Sequence[Edge]) -> Cal
     )
 
 
-def cancel_flow(keys: FlowKeys, reason: str) -> Call[None]:
-    """End a flow; its members are to be cancelled by the caller."""
+def add_existing(keys: FlowKeys, execution_id: ExecutionId) -> Call[tuple[bool, int]]:
+    """Make an execution a member; tells whether it was none, and how many there are."""
+    touched = (keys.core, keys.members, keys.partition.index("flow_index"), ExecutionKeys.of(execution_id).core)
+    return fcall(
+        "ff_add_execution_to_flow",
+        touched,
+        (keys.id, execution_id, int(time.time() * 1000)),
+        lambda status: (status.word == "OK", status.number(1)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """An edge between two members, in the protocol's two steps.
+
+    Attributes:
+        kind: stored only.
+        passes: what is passed on, ``result`` for instance; empty for nothing.
+        revision: the flow's graph revision, before it is staged or after.
+    """
+
+    id: str
+    upstream: ExecutionId
+    downstream: ExecutionId
+    kind: str
+    passes: str
+    revision: int
+
+
+def stage_edge(keys: FlowKeys, edge: Dependency) -> Call[int]:
+    """Add an edge to the graph, of which the child does not know yet; tells the new revision."""
+    return fcall(
+        "ff_stage_dependency_edge",
+        (
+            *(keys.core, keys.members, keys.edge(edge.id), keys.outgoing(edge.upstream)),
+            *(keys.incoming(edge.downstream), keys.grant(edge.id)),
+        ),
+        (
+            *(keys.id, edge.id, edge.upstream, edge.downstream, edge.kind, edge.passes, edge.revision),
+            int(time.time() * 1000),
+        ),
+        lambda status: status.number(1),
+    )
+
+
+def apply_edge(keys: FlowKeys, edge: Dependency, lane: LaneId) -> Call[int | None]:
+    """Let the child wait for an edge; tells for how many it waits, None when it did wait for this one."""
+    at = ExecutionKeys.of(edge.downstream)
+    return fcall(
+        "ff_apply_dependency_to_child",
+        (
+            *(at.core, at.part("deps:meta"), at.part("deps:unresolved"), at.part(f"dep:{edge.id}")),
+            *(at.partition.lane(lane, "eligible"), at.partition.lane(lane, "blocked:dependencies")),
+            at.part("deps:all_edges"),
+        ),
+        (keys.id, edge.id, edge.upstream, edge.revision, edge.kind, edge.passes, int(time.time() * 1000)),
+        lambda status: None if status.text(0) == "already_applied" else status.number(0),
+    )
+
+
+def cancel_flow(keys: FlowKeys, reason: str, policy: str = "cancel_all") -> Call[list[ExecutionId]]:
+    """End a flow; tells its members, in any order, which the caller has to cancel if that is the policy."""
     return fcall(
         "ff_cancel_flow",
         (keys.core, keys.members, keys.partition.index("flow_index")),
-        (keys.id, reason, "cancel_all", int(time.time() * 1000)),
-        lambda _: None,
+        (keys.id, reason, policy, int(time.time() * 1000)),
+        lambda status: [ExecutionId(member.decode()) for member in status.fields[1:]],
     )
 
 

@@ -6,9 +6,11 @@ id, so all keys of one execution and the indexes of its partition share a cluste
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.sansio.partition import of_bytes
 
 PARTITION_CONFIG = "ff:config:partitions"
 WORKERS = "ff:idx:workers"
@@ -74,6 +76,11 @@ class PartitionKeys:
         """Signing secrets of the waitpoint tokens."""
         return f"ff:sec:{self.tag}:waitpoint_hmac"
 
+    @property
+    def rotate_lock(self) -> str:
+        """Exists while a FlowFabric server changes these secrets."""
+        return f"ff:sec:{self.tag}:rotate_lock"
+
 
 @dataclass(frozen=True, slots=True)
 class FlowKeys:
@@ -105,10 +112,31 @@ class FlowKeys:
         """Set of the edges into a member."""
         return f"ff:flow:{self.tag}:{self.id}:in:{execution_id}"
 
+    def outgoing(self, execution_id: ExecutionId) -> str:
+        """Set of the edges out of a member."""
+        return f"ff:flow:{self.tag}:{self.id}:out:{execution_id}"
+
+    def edge(self, edge_id: str) -> str:
+        """Hash of an edge."""
+        return f"ff:flow:{self.tag}:{self.id}:edge:{edge_id}"
+
+    def grant(self, edge_id: str) -> str:
+        """Named by the protocol, and never written."""
+        return f"ff:flow:{self.tag}:{self.id}:grant:{edge_id}"
+
     @property
     def summary(self) -> str:
         """Hash with the numbers of members by state."""
         return f"ff:flow:{self.tag}:{self.id}:summary"
+
+
+def flow_keys(flow_id: str, partitions: int) -> FlowKeys:
+    """Return the keys of a flow.
+
+    Raises:
+        ValueError: that is no flow's id.
+    """
+    return FlowKeys(f"{{fp:{of_bytes(uuid.UUID(flow_id).bytes, partitions)}}}", flow_id)
 
 
 @dataclass(frozen=True, slots=True)

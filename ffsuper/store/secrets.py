@@ -1,4 +1,4 @@
-"""The secrets that sign waitpoint tokens: installed once for all partitions, where no server has done so."""
+"""The secrets that sign waitpoint tokens: installed once for all partitions, and changed when an operator says so."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def install_secret(partition: int, secret: str) -> Call[None]:
     """Give one partition the secret, unless it has one."""
     hmac = PartitionKeys.of_index(partition).waitpoint_hmac
     return fcall("ffsuper_install_secret", (hmac,), (KID, secret), lambda _: None)
+
+
+def rotate_secret(partition: int, kid: str, secret: str, grace_ms: int) -> Call[str]:
+    """Make another secret the current one of a partition; tells ``rotated``, ``kept`` or ``in_progress``.
+
+    Args:
+        secret: hex.
+        grace_ms: for how long tokens of the former one stay valid.
+    """
+    keys = PartitionKeys.of_index(partition)
+    touched = (keys.waitpoint_hmac, keys.rotate_lock)
+    return fcall("ffsuper_rotate_secret", touched, (kid, secret, grace_ms), lambda status: status.text(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ffsuper.messages import ExecutionId, LaneId, Lease, ReceivedSignal
@@ -17,6 +17,7 @@ from ffsuper.store.replies import Call, Status, fcall, text_fields
 DEDUP_TTL_MS = 86_400_000
 SIGNALS_PER_WAITPOINT = 1_000
 SIGNALS_PER_EXECUTION = 10_000
+SCAN_COUNT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,18 @@ class OpenWaitpoint:
     Attributes:
         state: ``active``, or ``pending`` while its suspension is still to come.
         token: the bearer credential that a signal must come with.
+        signal_names: what it waits for; empty for anything.
+        created_at_ms: Unix time; so are the others, None where there is none.
     """
 
     id: str
     key: str
     state: str
     token: str = field(repr=False)
+    signal_names: tuple[str, ...] = ()
+    created_at_ms: int | None = None
+    activated_at_ms: int | None = None
+    expires_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """A signal to be delivered."""
+    """A signal to be delivered.
+
+    Attributes:
+        per_waitpoint: how many of a waitpoint's signals are kept.
+        per_execution: how many an execution takes in its life.
+    """
 
     execution_id: ExecutionId
     waitpoint_id: str
@@ -61,36 +73,44 @@ class Signal:
     category: str = "external"
     source_type: str = "client"
     source_identity: str = ""
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    payload_encoding: str = "json"
+    correlation_id: str = ""
+    target_scope: str = "waitpoint"
+    created_at_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+    dedup_ttl_ms: int = DEDUP_TTL_MS
+    per_waitpoint: int = SIGNALS_PER_WAITPOINT
+    per_execution: int = SIGNALS_PER_EXECUTION
 
 
 def deliver(signal: Signal, lane: LaneId) -> Call[Delivery]:
     """Deliver to the waitpoint of a suspension."""
-    keys, signal_id = ExecutionKeys.of(signal.execution_id), str(uuid.uuid4())
+    keys = ExecutionKeys.of(signal.execution_id)
     partition = keys.partition
     return fcall(
         "ff_deliver_signal",
         (
-            *signal_keys(keys, signal, signal_id),
+            *signal_keys(keys, signal),
             *(keys.part("suspension:current"), partition.lane(lane, "eligible"), partition.lane(lane, "suspended")),
             *(partition.lane(lane, "delayed"), partition.index("suspension_timeout"), partition.waitpoint_hmac),
         ),
-        signal_args(signal, signal_id),
+        signal_args(signal),
         delivery,
     )
 
 
 def buffer(signal: Signal) -> Call[Delivery]:
     """Keep a signal at a pending waitpoint until the suspension comes."""
-    keys, signal_id = ExecutionKeys.of(signal.execution_id), str(uuid.uuid4())
+    keys = ExecutionKeys.of(signal.execution_id)
     return fcall(
         "ff_buffer_signal_for_pending_waitpoint",
-        (*signal_keys(keys, signal, signal_id), keys.partition.waitpoint_hmac),
-        signal_args(signal, signal_id),
+        (*signal_keys(keys, signal), keys.partition.waitpoint_hmac),
+        signal_args(signal),
         delivery,
     )
 
 
-def signal_keys(keys: ExecutionKeys, signal: Signal, signal_id: str) -> tuple[str, ...]:
+def signal_keys(keys: ExecutionKeys, signal: Signal) -> tuple[str, ...]:
     """Return the first eight keys of both functions."""
     dedup = keys.partition.noop
     if signal.idempotency_key:
@@ -101,25 +121,19 @@ def signal_keys(keys: ExecutionKeys, signal: Signal, signal_id: str) -> tuple[st
             keys.waitpoint(signal.waitpoint_id, "condition"),
             keys.waitpoint(signal.waitpoint_id, "signals"),
         ),
-        *(keys.part("signals"), keys.signal(signal_id), keys.signal(signal_id, "payload")),
+        *(keys.part("signals"), keys.signal(signal.id), keys.signal(signal.id, "payload")),
         *(dedup, keys.waitpoint(signal.waitpoint_id)),
     )
 
 
-def signal_args(signal: Signal, signal_id: str) -> tuple[str | bytes | int, ...]:
-    """Return the arguments of both functions."""
+def signal_args(signal: Signal) -> tuple[str | bytes | int, ...]:
+    """Return the arguments of both functions. A delay of the resumption is not offered: the protocol loses it."""
+    resume_delay_ms = 0
     return (
-        *(signal_id, signal.execution_id, signal.waitpoint_id, signal.name, signal.category),
-        *(
-            signal.source_type,
-            signal.source_identity,
-            signal.payload,
-            "json",
-            signal.idempotency_key,
-            "",
-            "waitpoint",
-        ),
-        *(int(time.time() * 1000), DEDUP_TTL_MS, 0, SIGNALS_PER_WAITPOINT, SIGNALS_PER_EXECUTION, signal.token),
+        *(signal.id, signal.execution_id, signal.waitpoint_id, signal.name, signal.category),
+        *(signal.source_type, signal.source_identity, signal.payload, signal.payload_encoding),
+        *(signal.idempotency_key, signal.correlation_id, signal.target_scope, signal.created_at_ms),
+        *(signal.dedup_ttl_ms, resume_delay_ms, signal.per_waitpoint, signal.per_execution, signal.token),
     )
 
 
@@ -135,16 +149,53 @@ def read_current_waitpoint(execution_id: ExecutionId) -> Call[str]:
 
 
 def read_waitpoint(execution_id: ExecutionId, waitpoint_id: str) -> Call[OpenWaitpoint | None]:
-    """Read a waitpoint; None when it takes no signals, or is another execution's."""
+    """Read a waitpoint, without what it waits for; None when it takes no signals, or is another execution's."""
 
     def parse(reply: Any) -> OpenWaitpoint | None:
-        key, state, token, owner = ((part or b"").decode(errors="replace") for part in reply)
+        key, state, token, owner, *times = ((part or b"").decode(errors="replace") for part in reply)
         if state not in ("active", "pending") or owner != execution_id:
             return None
-        return OpenWaitpoint(waitpoint_id, key, state, token)
+        created_at, activated_at, expires_at = (int(text) if text.isdecimal() else None for text in times)
+        return OpenWaitpoint(waitpoint_id, key, state, token, (), created_at, activated_at, expires_at)
 
-    fields = ("waitpoint_key", "state", "waitpoint_token", "execution_id")
+    fields = ("waitpoint_key", "state", "waitpoint_token", "execution_id", "created_at", "activated_at", "expires_at")
     return Call(("HMGET", ExecutionKeys.of(execution_id).waitpoint(waitpoint_id), *fields), parse)
+
+
+async def read_open_waitpoints(
+    connection: Connection, execution_id: ExecutionId, current_id: str
+) -> list[OpenWaitpoint]:
+    """Return all waitpoints of an execution that take signals, by their ids.
+
+    Args:
+        current_id: the one that it waits at by its record; empty for none.
+
+    Raises:
+        StoreError: see ``Connection.run``.
+    """
+    keys, cursor, ids = ExecutionKeys.of(execution_id), b"0", {current_id} - {""}
+    while True:
+        scan = ("SSCAN", keys.part("waitpoints"), cursor, "COUNT", SCAN_COUNT)
+        cursor, page = await connection.run(Call(scan, lambda reply: (reply[0], reply[1])))
+        ids |= {part.decode(errors="replace") for part in page}
+        if cursor == b"0":
+            break
+    found = await connection.run_all([read_waitpoint(execution_id, one) for one in sorted(ids)])
+    points = [point for point in found if point is not None]
+    wanted = await connection.run_all([read_signal_names(execution_id, point.id) for point in points])
+    return [replace(point, signal_names=names) for point, names in zip(points, wanted, strict=True)]
+
+
+def read_signal_names(execution_id: ExecutionId, waitpoint_id: str) -> Call[tuple[str, ...]]:
+    """Read which signals a waitpoint's condition names; none when any will do."""
+
+    def parse(reply: Any) -> tuple[str, ...]:
+        fields = text_fields(reply)
+        total = fields.get("total_matchers", "0")
+        names = [fields.get(f"matcher:{number}:name", "") for number in range(int(total) if total.isdecimal() else 0)]
+        return tuple(filter(None, names))
+
+    return Call(("HGETALL", ExecutionKeys.of(execution_id).waitpoint(waitpoint_id, "condition")), parse)
 
 
 async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[ReceivedSignal, ...]:

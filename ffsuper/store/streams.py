@@ -9,7 +9,7 @@ from typing import Any
 from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
 from ffsuper.messages import ExecutionId
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call
+from ffsuper.store.replies import Call, status_of, text_fields
 from ffsuper.store.wire import Wire
 
 PAGE = 500
@@ -116,6 +116,50 @@ def read_frames(execution_id: ExecutionId, index: int, after: str, block_ms: int
         return [frame_of(index, *entry) for entry in reply[0][1]] if reply else []
 
     return [Call(("XREAD", "COUNT", PAGE, *block, "STREAMS", stream, after), parse)]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Part of an attempt's stream as it is stored.
+
+    Attributes:
+        entries: ids with their fields, which are sorted by name.
+        closed_at_ms: None while frames may follow.
+    """
+
+    entries: Sequence[tuple[str, dict[str, str]]]
+    closed_at_ms: int | None
+    closed_reason: str
+
+
+def read_entries(execution_id: ExecutionId, index: int, first: str, last: str, limit: int) -> Call[Entries]:
+    """Read a range, both ends included."""
+    keys = ExecutionKeys.of(execution_id)
+
+    def parse(reply: Any) -> Entries:
+        if reply[0] == 1:
+            return entries_of(*reply[2:5])
+        status_of("ff_read_attempt_stream", reply)
+        raise AssertionError("unreachable")
+
+    touched = (keys.stream(index), keys.stream_meta(index))
+    return Call(("FCALL", "ff_read_attempt_stream", len(touched), *touched, first, last, limit), parse)
+
+
+def read_entries_after(execution_id: ExecutionId, index: int, after: str, limit: int) -> Sequence[Call[Any]]:
+    """Read what follows an entry, in two calls for ``entries_of``: the closing first, so that it hides no frame."""
+    keys = ExecutionKeys.of(execution_id)
+    closing = Call(("HMGET", keys.stream_meta(index), "closed_at", "closed_reason"), lambda reply: reply)
+    stream = keys.stream(index)
+    frames = Call(("XREAD", "COUNT", limit, "STREAMS", stream, after), lambda reply: reply[0][1] if reply else [])
+    return [closing, frames]
+
+
+def entries_of(entries: Sequence[Any], closed_at: bytes | None, closed_reason: bytes | None) -> Entries:
+    """Return what was read of a stream."""
+    found = [(entry_id.decode(), dict(sorted(text_fields(flat).items()))) for entry_id, flat in entries]
+    when = (closed_at or b"").decode(errors="replace")
+    return Entries(found, int(when) if when.isdecimal() else None, (closed_reason or b"").decode(errors="replace"))
 
 
 def frame_of(index: int, entry_id: bytes, flat: Sequence[bytes]) -> StreamFrame:

@@ -177,6 +177,21 @@ def read_index(
     return Call(("ZRANGE", key, first, first + count - 1, "WITHSCORES"), parse)
 
 
+def read_range(lane: LaneId, partition: int, index: str, offset: int, count: int) -> Call[list[ExecutionId]]:
+    """Read part of a lane's index, lowest score first."""
+    key = PartitionKeys.of_index(partition).lane(lane, index)
+    return Call(
+        ("ZRANGE", key, offset, offset + count - 1),
+        lambda reply: [ExecutionId(member.decode(errors="replace")) for member in reply],
+    )
+
+
+def read_fields(execution_id: ExecutionId, *names: str) -> Call[list[str]]:
+    """Read fields of the record; empty where there is none."""
+    core = ExecutionKeys.of(execution_id).core
+    return Call(("HMGET", core, *names), lambda reply: [(part or b"").decode(errors="replace") for part in reply])
+
+
 def count_index(lane: LaneId, partition: int, index: str) -> Call[int]:
     """Count the members of a lane's index on one partition."""
     return Call(("ZCARD", PartitionKeys.of_index(partition).lane(lane, index)), int)

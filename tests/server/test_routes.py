@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from ffsuper.client import Client
-from ffsuper.config import StoreConfig
+from ffsuper.config import ServerConfig, StoreConfig
 from ffsuper.messages import ExecutionId
-from ffsuper.server.application import MAX_BODY_BYTES
+from ffsuper.server.guard import MAX_BODY_BYTES
 from ffsuper.store.keys import ExecutionKeys
 from tests.fakes import LANE
 from tests.server.serving import serving
@@ -251,7 +251,7 @@ async def test_requests_that_are_none_are_told_so(http: httpx.AsyncClient) -> No
 
 
 async def test_with_a_token_everything_but_health_needs_it(settings: StoreConfig, client: Client) -> None:
-    async with serving(settings, token="secret") as http:
+    async with serving(settings, ServerConfig(token="secret")) as http:
         assert (await http.get("/healthz")).json() == {"status": "ok"}
         for given in (None, "Bearer wrong", "bearer secret", "Bearer  secret", "secret", "Bearer sécret"):
             headers = {} if given is None else {"authorization": given.encode()}
@@ -274,3 +274,61 @@ async def test_a_damaged_record_is_told_without_a_traceback(http: httpx.AsyncCli
     answer = await http.get(path(execution))
     assert (answer.status_code, answer.json()["retryable"]) == (500, False)
     assert LANE
+
+
+async def listed(http: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
+    answer = await http.get("/v1/executions", params={"partition": 86, **query})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["executions"]
+    assert answer.json()["total_returned"] == len(found)
+    return found
+
+
+async def test_a_partition_is_listed_in_the_order_in_which_it_is_claimed(http: httpx.AsyncClient) -> None:
+    low, high, middle = [await created(http, priority=priority) for priority in (1, 3, 2)]
+    found = await listed(http)
+    assert [one["execution_id"] for one in found] == [high, middle, low]
+    assert int(found[0].pop("created_at")) > 1_600_000_000_000
+    assert found[0] == {
+        "execution_id": high,
+        "namespace": "books",
+        "lane_id": "default",
+        "execution_kind": "job",
+        "public_state": "waiting",
+        "priority": 3,
+    }
+    assert [one["execution_id"] for one in await listed(http, offset=1, limit=1)] == [middle]
+    assert await listed(http, limit=0) == []
+    assert await listed(http, partition=87) == []
+    assert await listed(http, lane="other") == []
+
+
+async def test_other_states_are_listed_too(http: httpx.AsyncClient, store: redis.Redis) -> None:
+    delayed = await created(http, delay_until=4102444800000)
+    assert [one["execution_id"] for one in await listed(http, state="delayed")] == [delayed]
+    needy = await created(http, policy={"routing_requirements": {"required_capabilities": ["gpu"]}})
+    assert (await claim(http)).status_code == 204
+    assert [one["execution_id"] for one in await listed(http, state="blocked:route")] == [needy]
+    # What is in an index without being an execution is left out, or shown without a record.
+    store.zadd("ff:idx:{fp:86}:lane:default:suspended", {"nonsense": 1.0, new_id(): 2.0})
+    (gone,) = await listed(http, state="suspended")
+    assert (gone["public_state"], gone["priority"]) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ({}, "partition"),
+        ({"partition": "x"}, "partition"),
+        ({"partition": 65_536}, "partition"),
+        ({"partition": 1, "state": "waiting"}, "state"),
+        ({"partition": 1, "lane": "ä"}, "lane"),
+        ({"partition": 1, "limit": -1}, "limit"),
+        ({"partition": 1, "offset": -1}, "offset"),
+    ],
+    ids=str,
+)
+async def test_a_list_that_makes_no_sense_is_refused(http: httpx.AsyncClient, query: Any, told: str) -> None:
+    answer = await http.get("/v1/executions", params=query)
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]

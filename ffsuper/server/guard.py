@@ -1,0 +1,98 @@
+"""What stands before all routes: the token, the limits of a body, and counting. Plain ASGI, as every request pays."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ffsuper.server.metrics import Metrics
+from ffsuper.server.service import failure
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+# A caller that is slower than that with its body is not waited for.
+BODY_S = 30.0
+PUBLIC = ("/healthz",)
+BEARER = b"Bearer "
+TOO_LARGE = "invalid JSON: Content Too Large"
+
+
+class Guard:
+    """Lets requests through to the application.
+
+    Args:
+        token: what requests have to bring, but for those about health; empty for nothing.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, metrics: Metrics) -> None:
+        self._app = app
+        self._expected = BEARER + token.encode() if token else b""
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s, status = time.monotonic(), 0
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_counted)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            self._metrics.requests.labels(scope["method"], route, status).inc()
+            self._metrics.seconds.labels(route).observe(time.monotonic() - began_s)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"authorization", b"")
+        if self._expected and scope["path"] not in PUBLIC and not hmac.compare_digest(given, self._expected):
+            await failure(401, "missing or invalid Authorization header")(scope, receive, send)
+        elif too_large(headers.get(b"content-length", b"")):
+            await failure(413, TOO_LARGE)(scope, receive, send)
+        else:
+            await self._app(scope, Body(receive).receive, send)
+
+
+def too_large(content_length: bytes) -> bool:
+    """Tell whether a body is announced that nobody wants; text that is no number is none of HTTP's."""
+    return content_length.isdigit() and int(content_length) > MAX_BODY_BYTES
+
+
+class Body:
+    """Counts what arrives of a body, and how long that takes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._give_up_s = trio.current_time() + BODY_S
+        self._bytes = 0
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        """Return the next part.
+
+        Raises:
+            HTTPException: it was too large or too slow.
+        """
+        if self._is_complete:
+            return await self._receive()
+        message: Any = None
+        with trio.move_on_at(self._give_up_s):
+            message = await self._receive()
+        if message is None:
+            raise HTTPException(408, f"the body did not arrive within {BODY_S:g} s")
+        self._bytes += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        if self._bytes > MAX_BODY_BYTES:
+            raise HTTPException(413, TOO_LARGE)
+        return dict(message)

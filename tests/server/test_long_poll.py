@@ -1,0 +1,85 @@
+"""Claims that wait for work to come, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import redis
+import trio
+import trio.testing
+
+from ffsuper.client import Client
+from ffsuper.config import StoreConfig
+from tests.server.serving import serving
+
+LONG_MS = 30_000
+
+
+@pytest.fixture
+async def http(settings: StoreConfig, client: Client) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(settings) as sender:
+        yield sender
+
+
+async def claim(http: httpx.AsyncClient, wait_ms: int, *capabilities: str) -> httpx.Response:
+    wanted = {
+        "lane_id": "default",
+        "worker_instance_id": "pool-1",
+        "capabilities": capabilities,
+        "grant_ttl_ms": 5_000,
+    }
+    return await http.post("/v1/workers/pool/claim", json={**wanted, "wait_ms": wait_ms})
+
+
+async def test_workers_that_wait_are_granted_what_comes(http: httpx.AsyncClient, client: Client) -> None:
+    granted = list[str]()
+
+    async def wait() -> None:
+        granted.append((await claim(http, LONG_MS)).json()["execution_id"])
+
+    with trio.fail_after(LONG_MS / 2000):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert not granted
+            submitted = await trio.to_thread.run_sync(lambda: [client.submit("job") for _ in range(4)])
+    assert sorted(granted) == sorted(submitted)
+
+
+async def test_waiting_ends_with_its_time(http: httpx.AsyncClient) -> None:
+    assert [(await claim(http, wait_ms)).status_code for wait_ms in (0, 1, 150)] == [204, 204, 204]
+
+
+async def test_waiting_ends_when_the_server_stops(settings: StoreConfig, client: Client) -> None:
+    stopping = trio.Event()
+    async with serving(settings, stopping=stopping) as http:
+        with trio.fail_after(LONG_MS / 2000):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(claim, http, LONG_MS)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                stopping.set()
+
+
+async def test_many_that_wait_cost_the_store_no_more_than_one(
+    http: httpx.AsyncClient, client: Client, store: redis.Redis
+) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(64):
+            nursery.start_soon(claim, http, 2_000)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        before = store.info("commandstats")["cmdstat_fcall"]["calls"]
+    # The store's own count: 20 looks in 2 s, not 64 times as many; the last ones each look once.
+    assert store.info("commandstats")["cmdstat_fcall"]["calls"] - before < 64 + 40
+
+
+async def test_a_time_that_is_none_is_refused(http: httpx.AsyncClient) -> None:
+    for wait_ms in (-1, 30_001):
+        answer = await claim(http, wait_ms)
+        assert (answer.status_code, answer.json()["error"]) == (
+            400,
+            f"wait_ms: must be from 0 to 30000, got {wait_ms}",
+        )
