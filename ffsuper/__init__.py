@@ -1,6 +1,6 @@
 """ffsuper: Python work that must not get lost.
 
-What users import. Children load this too, so the client, which needs the store, comes only when it is asked for.
+What users import. Children load this too, so the clients, which need the store, come only when they are asked for.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from ffsuper.child.outcomes import (
 from ffsuper.child.registry import handler
 
 if TYPE_CHECKING:
+    from ffsuper.admin_client import AdminClient
     from ffsuper.child.async_runtime import AsyncContext
     from ffsuper.client import Client
 
 __all__ = [
+    "AdminClient",
     "AsyncContext",
     "Cancel",
     "Cancelled",
@@ -40,7 +42,11 @@ __all__ = [
     "Waitpoint",
     "handler",
 ]
-LATER = {"Client": "ffsuper.client", "AsyncContext": "ffsuper.child.async_runtime"}
+LATER = {
+    "AdminClient": "ffsuper.admin_client",
+    "AsyncContext": "ffsuper.child.async_runtime",
+    "Client": "ffsuper.client",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -64,6 +64,7 @@ examples:
   ffsuper submit thumbnail '{"url": "a.png"}' --config worker.toml
   ffsuper submit import @data.csv --lane bulk --delay 3600 --store redis://localhost
   ffsuper show '{fp:86}:0b1f...' --json         one execution with its attempts
+  ffsuper list --server https://ff.example.org  from a server, without access to its store
 """
 
 
@@ -177,12 +178,17 @@ def store_subcommand(
     summary: str,
     command: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
-    """Add a subcommand that talks to the store, and says so in JSON if asked."""
+    """Add a subcommand that talks to the store, or to a server, and prints JSON if asked."""
     added = subcommand(commands, name, summary, command)
     added.add_argument(
         "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="store settings from here"
     )
-    added.add_argument("--store", metavar="URL", help="or the store itself (default: $FFSUPER_STORE_URL, localhost)")
+    place = added.add_mutually_exclusive_group()
+    place.add_argument("--store", metavar="URL", help="or the store itself (default: $FFSUPER_STORE_URL, localhost)")
+    place.add_argument("--server", metavar="URL", help="or a server, as in http://127.0.0.1:9090")
+    added.add_argument(
+        "--server-token-file", type=Path, metavar="FILE", help="the server's token (default: $FFSUPER_SERVER_TOKEN)"
+    )
     added.add_argument("--json", action="store_true", help="machine-readable output")
     return added
 
@@ -204,9 +210,7 @@ def add_signal(commands: Commands[argparse.ArgumentParser]) -> None:
     signal.add_argument("name", help="what the execution waits for")
     signal.add_argument("payload", nargs="?", default="", help="JSON text, @FILE, or - for standard input, as it is")
     signal.add_argument("--waitpoint", default="", metavar="ID", help="another one than the execution's current")
-    signal.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="the waitpoint's token (default: read it from the store)"
-    )
+    signal.add_argument("--token-file", type=Path, metavar="FILE", help="the waitpoint's token (default: look it up)")
     signal.add_argument("--idempotency-key", default="", metavar="KEY", help="send it once under this key")
     signal.add_argument("--source", default="", metavar="WHO", help="who sends it")
 

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
+from ffsuper.clients import AnyClient, Execution, patiently
 from ffsuper.config import StoreConfig
-from ffsuper.errors import (
-    ExecutionNotFoundError,
-    LeaseLostError,
-    LibraryMissingError,
-    OutcomeUnknownError,
-    RefusedError,
-    StoreError,
-    StoreUnavailableError,
-)
+from ffsuper.errors import ExecutionNotFoundError, LibraryMissingError, RefusedError, StoreError
 from ffsuper.flows import Flow, valid_flow_id
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
@@ -37,36 +27,9 @@ T = TypeVar("T")
 
 # Submissions of one pipeline: enough to hide the round trip, few enough to keep the server answering others.
 SUBMIT_BATCH = 200
-FIRST_POLL_S = 0.002
-LONGEST_POLL_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """An execution as it was when it was read.
-
-    Attributes:
-        state: ``waiting``, ``delayed``, ``active``, ``suspended``, ..., or one of the final ones: ``completed``,
-            ``failed``, ``cancelled``, ``expired``, ``skipped``.
-        record: all fields of the authoritative record, by the protocol's names.
-        attempts: the records of its attempts, oldest first.
-    """
-
-    id: ExecutionId
-    state: str
-    kind: str
-    lane: str
-    record: Mapping[str, str]
-    tags: Mapping[str, str]
-    attempts: Sequence[Mapping[str, str]]
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it has ended."""
-        return self.state in FINAL_STATES
-
-
-class Client:
+class Client(AnyClient):
     """A connection to the store.
 
     Args:
@@ -89,12 +52,6 @@ class Client:
             self._counts = prepare(self._settings, embedded.new_counts(settings)) if counts is None else counts
             self._opened = opening.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def store_url(self) -> str:
         """Where the store is; for the embedded one, where its server listens."""
@@ -103,53 +60,6 @@ class Client:
     def close(self) -> None:
         """Drop the connection."""
         self._opened.close()
-
-    def submit(
-        self,
-        kind: str,
-        payload: object = b"",
-        *,
-        lane: str = "default",
-        namespace: str = "default",
-        priority: int = 0,
-        delay: float | timedelta | datetime | None = None,
-        idempotency_key: str = "",
-        tags: Mapping[str, str] | None = None,
-        policy: Mapping[str, Any] | None = None,
-    ) -> ExecutionId:
-        """Submit one execution and return its id.
-
-        Args:
-            kind: what a handler is registered for.
-            payload: bytes go as they are, anything else as JSON.
-            lane: printable ASCII, at most 64 characters.
-            priority: 0 to 9000, higher first.
-            delay: seconds, or a span, or a time with zone, before which it does not start.
-            idempotency_key: a repeated submission to the same lane and namespace under this key within 24 hours
-                returns the id of the first.
-            policy: ``retry_policy``, ``max_reclaim_count``, ``routing_requirements``, ...
-
-        Raises:
-            InvalidRequestError: an argument is not acceptable.
-            StoreError: the store cannot be reached or used.
-        """
-        (execution_id,) = self.submit_many(
-            [
-                Submission(
-                    execution_id=self.new_id(lane),
-                    lane=submissions.valid_lane(lane),
-                    execution_kind=kind,
-                    payload=submissions.as_payload(payload),
-                    namespace=namespace,
-                    priority=priority,
-                    policy=policy or {},
-                    tags=tags or {},
-                    idempotency_key=idempotency_key,
-                    delay_until_ms=None if delay is None else due_ms(delay),
-                )
-            ]
-        )
-        return execution_id
 
     def new_id(self, lane: str) -> ExecutionId:
         """Return a fresh id for an execution of this lane, for ``submit_many``."""
@@ -212,48 +122,8 @@ class Client:
             found += self._run_all([submissions.read_result(one) for one in batch])
         return found
 
-    def wait(self, execution_id: str, timeout_s: float | None = None) -> Execution:
-        """Wait until an execution has ended, and return it.
-
-        Raises:
-            TimeoutError: it has not ended in time.
-            ExecutionNotFoundError: there is none with this id.
-        """
-        self.wait_final(execution_id, timeout_s)
-        return self.show(execution_id)
-
-    def wait_final(self, execution_id: str, timeout_s: float | None = None) -> str:
-        """Wait until an execution has ended, and return its state.
-
-        Raises:
-            TimeoutError: it has not ended in time.
-            ExecutionNotFoundError: there is none with this id.
-        """
-        give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
-        pause_s = FIRST_POLL_S
-        while (state := self.state(execution_id)) not in FINAL_STATES:
-            if give_up_s is not None and time.monotonic() + pause_s > give_up_s:
-                raise TimeoutError(f"{execution_id} is still {state} after {timeout_s:g} s")
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
-        return state
-
-    def cancel(self, execution_id: str, reason: str = "cancelled by operator") -> Execution:
-        """Cancel an execution in whatever state it is, and return it as it is then.
-
-        Raises:
-            LeaseLostError: it has already ended.
-            ExecutionNotFoundError: there is none with this id.
-        """
-        execution = self.show(execution_id)
-        try:
-            self.run(submissions.cancel(execution.id, execution.record, reason))
-        except LeaseLostError:
-            ended = self.show(execution_id)
-            if execution.is_final or ended.state != "cancelled":
-                raise
-            return ended
-        return self.show(execution_id)
+    def _cancel(self, execution: Execution, reason: str) -> None:
+        self.run(submissions.cancel(execution.id, execution.record, reason))
 
     def waitpoint(self, execution_id: str) -> OpenWaitpoint | None:
         """Return the waitpoint that a suspended execution waits at, with its token; None when it waits at none."""
@@ -379,16 +249,7 @@ class Client:
         """Carry out calls that may be repeated, waiting while the store is away."""
         if not calls:
             return []
-        give_up_s = time.monotonic() + self._patience_s
-        pause_s = FIRST_POLL_S
-        while True:
-            try:
-                return self._try_all(calls)
-            except (StoreUnavailableError, OutcomeUnknownError):
-                if time.monotonic() + pause_s > give_up_s:
-                    raise
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
+        return patiently(lambda: self._try_all(calls), self._patience_s)
 
     def _try_all(self, calls: Sequence[Call[T]]) -> list[T]:
         with self._lock:
@@ -399,16 +260,3 @@ class Client:
             if isinstance(reply, StoreError):
                 raise reply
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
-
-
-def due_ms(delay: float | timedelta | datetime, now_s: Callable[[], float] = time.time) -> int:
-    """Return the Unix time at which a delay is over."""
-    match delay:
-        case datetime():
-            if delay.tzinfo is None:
-                raise ValueError(f"delay {delay} names no time zone")
-            return int(delay.timestamp() * 1000)
-        case timedelta():
-            return int((now_s() + delay.total_seconds()) * 1000)
-        case _:
-            return int((now_s() + delay) * 1000)

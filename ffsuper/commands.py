@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ffsuper import config_loader
-from ffsuper.client import Client, Execution
+from ffsuper.admin_client import AdminClient
+from ffsuper.client import Client
+from ffsuper.clients import Execution
 from ffsuper.config import StoreConfig
-from ffsuper.errors import InvalidRequestError
+from ffsuper.errors import ConfigError, InvalidRequestError
 
 
 def check(path: Path) -> None:
@@ -26,8 +28,14 @@ def check(path: Path) -> None:
         print(f"{place:{widths[0]}}  {value:{widths[1]}}  {origin}")
 
 
-def open_client(options: argparse.Namespace) -> Client:
-    """Return a client of the store that the options name."""
+def open_client(options: argparse.Namespace) -> Client | AdminClient:
+    """Return a client of the store or the server that the options name."""
+    if options.server is not None:
+        file = options.server_token_file
+        return AdminClient(
+            options.server,
+            token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
+        )
     if options.store is not None:
         return Client(options.store)
     if options.config is not None:
@@ -38,6 +46,19 @@ def open_client(options: argparse.Namespace) -> Client:
             password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
         )
     )
+
+
+def read_token(file: Path) -> str:
+    """Return the token that stands in a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    problems: list[str] = []
+    token = config_loader.first_line(file, "token file", problems)
+    if problems:
+        raise ConfigError(problems)
+    return token.strip()
 
 
 def submit(options: argparse.Namespace) -> bool:
@@ -110,7 +131,7 @@ def show(options: argparse.Namespace) -> bool:
     """Print one execution."""
     with open_client(options) as client:
         execution = client.show(options.execution)
-        history = client.history(options.execution)
+        history = client.history(options.execution) if isinstance(client, Client) else []
     if options.json:
         print(json.dumps({**asdict(execution), "history": history}, indent=2))
     else:
@@ -132,7 +153,7 @@ def event(entry: Mapping[str, str]) -> str:
 
 def signal(options: argparse.Namespace) -> bool:
     """Deliver a signal."""
-    token = options.token_file.read_text(encoding="utf-8").strip() if options.token_file else ""
+    token = read_token(options.token_file) if options.token_file else ""
     with open_client(options) as client:
         delivery = client.signal(
             options.execution,
@@ -168,7 +189,7 @@ def result(options: argparse.Namespace) -> bool:
         return write_result(client, client.show(options.execution))
 
 
-def write_result(client: Client, execution: Execution) -> bool:
+def write_result(client: Client | AdminClient, execution: Execution) -> bool:
     """Write the result's bytes to stdout, or what happened instead to stderr."""
     if execution.state == "completed":
         sys.stdout.buffer.write(client.result(execution.id) or b"")

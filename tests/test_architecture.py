@@ -16,7 +16,10 @@ LAYERS = (
     ("supervisor", "server_supervisor"),
     ("engine_supervisor",),
     ("actors", "engine", "server"),
-    ("client", "flows"),
+    ("client", "flows", "admin_client"),
+    ("admin_budgets",),
+    ("server_answers",),
+    ("clients", "server_wire"),
     ("store", "child", "channels", "logs", "clock", "grants"),
     ("sansio",),
     ("messages", "config_loader"),
@@ -28,7 +31,11 @@ LAYERS = (
 # Within these, modules may import one another ...
 TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine", "server"}
 # ... and these each other.
-BESIDE: tuple[set[str], ...] = ({"cli", "commands", "demo", "dev", "__main__"}, {"client", "flows"})
+BESIDE: tuple[set[str], ...] = (
+    {"cli", "commands", "demo", "dev", "__main__"},
+    {"client", "flows"},
+    {"clients", "server_wire"},
+)
 # What the children load before any user code asks for more.
 IN_CHILDREN = ("messages", "errors", "sansio/frame", "child/runtime", "child/codec", "child/forkserver")
 NO_IO = {"trio", "socket", "time", "random", "logging", "redis", "subprocess", "threading", "selectors"}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from ffsuper.client import Client, due_ms
+from ffsuper.client import Client
+from ffsuper.clients import due_ms
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ExecutionNotFoundError, InvalidRequestError, LeaseLostError, StoreUnavailableError
 from tests.redis_server import running_server

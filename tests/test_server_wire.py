@@ -1,0 +1,206 @@
+"""Requests to a server: what its errors mean, and what is repeated while it is away."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from ffsuper.admin_client import AdminClient
+from ffsuper.errors import (
+    ConfigError,
+    ExecutionNotFoundError,
+    InvalidRequestError,
+    LeaseLostError,
+    OutcomeUnknownError,
+    RefusedError,
+    StoreAccessError,
+    StoreError,
+    StoreScriptError,
+    StoreUnavailableError,
+    StoreUnsuitableError,
+)
+from ffsuper.server_wire import Ask, NoSuchRouteError, ServerWire, of_json
+
+URL = "http://server:9090"
+READ: Ask[Any] = Ask(verb="show", path="/v1/executions/x", read=of_json(lambda told: told), subject="x")
+ONCE: Ask[Any] = Ask(verb="replay", method="POST", path="/v1/x", read=of_json(lambda told: told), is_repeatable=False)
+WRITE: Ask[Any] = Ask(
+    verb="cancel", method="POST", path="/v1/x", read=of_json(lambda told: told["Done"]), subject="x"
+)
+
+Answer = httpx.Response | Exception
+
+
+class Answers:
+    """Answers requests in turn, the last answer for ever."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.left = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.left[0] if len(self.left) == 1 else self.left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def wire(answers: Callable[[httpx.Request], httpx.Response], patience_s: float = 0.0, token: str = "") -> ServerWire:
+    return ServerWire(URL, token, patience_s, httpx.MockTransport(answers))
+
+
+def error(status: int, text: str, **more: Any) -> httpx.Response:
+    return httpx.Response(status, json={"error": text, **more})
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "text"),
+    [
+        (error(404, "execution not found: x"), ExecutionNotFoundError, r"show: execution_not_found \(x\)"),
+        (error(404, "ff_x failed: execution_not_found"), ExecutionNotFoundError, "ff_x: execution_not_found"),
+        (error(400, "ff_x failed: execution_not_active"), LeaseLostError, "ff_x: execution_not_active"),
+        (error(400, "ff_x failed: invalid_capabilities"), InvalidRequestError, "ff_x: invalid_capabilities"),
+        (error(400, "ff_x failed: invalid_token"), RefusedError, "ff_x: invalid_token"),
+        (
+            error(422, "invalid JSON: lane_id: too long"),
+            InvalidRequestError,
+            "show: invalid_input .*lane_id: too long",
+        ),
+        (httpx.Response(400, text="bad query"), InvalidRequestError, "bad query"),
+        (error(413, "invalid JSON: Content Too Large"), InvalidRequestError, "Content Too Large"),
+        (error(401, "missing header"), StoreAccessError, f"{URL} refuses access: the token is missing or wrong"),
+        (error(429, "too many", retryable=True), StoreUnavailableError, "too many"),
+        (error(500, "valkey: away", kind="io_error", retryable=True), StoreUnavailableError, "valkey: away"),
+        (httpx.Response(503, text="<html>"), StoreUnavailableError, f"{URL} cannot serve now: 503 <html>"),
+        (error(500, "valkey: broken", retryable=False), StoreScriptError, "valkey: broken"),
+        (httpx.Response(500), StoreScriptError, "show: .* 500"),
+        (httpx.Response(404), NoSuchRouteError, "show: the server at .* does not offer this"),
+        (httpx.Response(405), NoSuchRouteError, "does not offer this"),
+        (httpx.Response(302, headers={"Location": "/"}), StoreUnsuitableError, "answers 302"),
+        (httpx.Response(200, text="<html>"), StoreUnsuitableError, "what the protocol does not have"),
+        (httpx.ConnectError("refused"), StoreUnavailableError, f"cannot reach the server at {URL}: refused"),
+        (httpx.ReadTimeout(""), StoreUnavailableError, f"no answer from the server at {URL}: ReadTimeout"),
+    ],
+)
+def test_every_answer_has_its_error(answer: Answer, kind: type[StoreError], text: str) -> None:
+    with pytest.raises(kind, match=text) as raised:
+        wire(Answers(answer)).call(READ)
+    assert type(raised.value) is kind
+
+
+def test_a_text_of_the_servers_is_shown_on_one_bounded_line() -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        wire(Answers(error(400, "a\nb" + "x" * 10_000))).call(READ)
+    assert "a b" in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+AWAY: list[Answer] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadError("reset"),
+    error(429, "too many", retryable=True),
+    error(500, "valkey: away", kind="io_error", retryable=True),
+    httpx.Response(502),
+]
+
+
+@pytest.mark.parametrize("away", AWAY, ids=str)
+@pytest.mark.parametrize("ask", [READ, WRITE], ids=["read", "write"])
+def test_what_may_be_repeated_is_until_the_server_is_back(away: Answer, ask: Ask[Any]) -> None:
+    answers = Answers(away, away, httpx.Response(200, json={"Done": 1}))
+    assert wire(answers, patience_s=10.0).call(ask) in (1, {"Done": 1})
+    assert len(answers.requests) == 3
+
+
+def test_what_must_not_be_carried_out_twice_is_repeated_only_where_it_certainly_was_not() -> None:
+    answers = Answers(
+        httpx.ConnectError("refused"), error(429, "too many", retryable=True), httpx.Response(200, json={"Done": 1})
+    )
+    assert wire(answers, patience_s=10.0).call(ONCE) == {"Done": 1}
+    for away in (httpx.ReadError("reset"), error(500, "valkey: away", retryable=True), httpx.Response(504)):
+        answers = Answers(away)
+        with pytest.raises(OutcomeUnknownError):
+            wire(answers, patience_s=10.0).call(ONCE)
+        assert len(answers.requests) == 1
+
+
+def test_a_write_whose_answer_stays_away_is_told_apart_from_one_that_was_never_sent() -> None:
+    with pytest.raises(OutcomeUnknownError, match="no answer"):
+        wire(Answers(httpx.ReadError("reset"))).call(WRITE)
+    with pytest.raises(StoreUnavailableError, match="cannot reach"):
+        wire(Answers(httpx.ConnectError("refused"))).call(WRITE)
+
+
+def test_refusals_are_never_repeated() -> None:
+    answers = Answers(error(400, "ff_x failed: invalid_token"))
+    with pytest.raises(RefusedError):
+        wire(answers, patience_s=10.0).call(WRITE)
+    assert len(answers.requests) == 1
+
+
+def test_the_token_goes_with_every_request_and_into_no_error() -> None:
+    answers = Answers(error(401, "missing header"))
+    with pytest.raises(StoreAccessError) as raised:
+        wire(answers, token="secret").call(READ)
+    assert answers.requests[0].headers["Authorization"] == "Bearer secret"
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "told"),
+    [
+        ("redis://localhost", "", "server: must begin with http:// or https://"),
+        ("http://", "", "names no host"),
+        ("http://me:pw@host", "", "must not contain a user name or a password"),
+        ("http://host", "two words", "the token must be printable ASCII"),
+    ],
+)
+def test_a_url_or_a_token_that_cannot_be_one_is_told_at_once(url: str, token: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        AdminClient(url, token=token)
+    assert "pw" not in str(raised.value).replace("password", "")
+    assert "two words" not in str(raised.value)
+
+
+def test_a_missing_httpx_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ConfigError, match=r"pip install 'ffsuper\[http\]'"):
+        AdminClient()
+
+
+def flowfabric(requests: list[Any]) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a server that knows no more than the protocol, and creates everything."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if (request.method, request.url.path) != ("POST", "/v1/executions"):
+            return httpx.Response(404)
+        requests.append(json.loads(request.content))
+        return httpx.Response(201, json={"Created": {"execution_id": requests[-1]["execution_id"]}})
+
+    return answer
+
+
+def test_a_server_that_knows_no_more_than_the_protocol_gets_ids_and_policies_that_it_can_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[Any] = []
+    transport = httpx.MockTransport(flowfabric(requests))
+    monkeypatch.setattr(
+        "ffsuper.admin_client.ServerWire",
+        lambda url, token, patience_s: ServerWire(url, token, patience_s, transport),
+    )
+    with AdminClient(URL) as client:
+        plain = client.submit("job", b"\x00\xff")
+        client.submit("job", policy={"max_reclaim_count": 2})
+        with pytest.raises(NoSuchRouteError, match="list_lane"):
+            client.list_lane("default")
+    assert plain.startswith("{fp:86}:")
+    assert [one["partition_id"] for one in requests] == [86, 86]
+    assert [one["input_payload"] for one in requests] == [[0, 255], []]
+    assert [one["policy"] for one in requests] == [None, {"max_reclaim_count": 2, "routing_requirements": {}}]
