@@ -21,7 +21,7 @@ from ffsuper.child.outcomes import (
 from ffsuper.child.registry import handler
 
 if TYPE_CHECKING:
-    from ffsuper.admin_client import AdminClient
+    from ffsuper.admin.client import AdminClient
     from ffsuper.child.async_runtime import AsyncContext
     from ffsuper.client import Client
 
@@ -43,7 +43,7 @@ __all__ = [
     "handler",
 ]
 LATER = {
-    "AdminClient": "ffsuper.admin_client",
+    "AdminClient": "ffsuper.admin.client",
     "AsyncContext": "ffsuper.child.async_runtime",
     "Client": "ffsuper.client",
 }

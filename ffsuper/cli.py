@@ -189,6 +189,9 @@ def store_subcommand(
     added.add_argument(
         "--server-token-file", type=Path, metavar="FILE", help="the server's token (default: $FFSUPER_SERVER_TOKEN)"
     )
+    added.add_argument(
+        "--server-ca-file", type=Path, metavar="FILE", help="certificates to trust, for https (default: the system's)"
+    )
     added.add_argument("--json", action="store_true", help="machine-readable output")
     return added
 
@@ -334,9 +337,21 @@ def call_client(name: str) -> Callable[[argparse.Namespace], int]:
     """Return the command that runs ``commands.<name>``; imported only when it is called, for quick start-up."""
 
     def command(options: argparse.Namespace) -> int:
+        if mistake := place_mistake(options):
+            parser().error(mistake)
         from ffsuper import commands
 
         function: Callable[[argparse.Namespace], bool] = getattr(commands, name)
         return Exit.OK if function(options) else Exit.ENDED_OTHERWISE
 
     return command
+
+
+def place_mistake(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with the options that say where executions are; None when nothing is."""
+    if options.server is not None:
+        return None if options.config is None else "argument --server: not allowed with argument --config"
+    for name in ("server_token_file", "server_ca_file"):
+        if getattr(options, name) is not None:
+            return f"argument --{name.replace('_', '-')}: needs argument --server"
+    return None

@@ -84,12 +84,8 @@ class Client(AnyClient):
         record, tags = self._run_all([submissions.read_core(known), submissions.read_tags(known)])
         if not record:
             raise ExecutionNotFoundError("show", "execution_not_found", (execution_id,))
-        attempts = self._run_all(
-            [submissions.read_attempt(known, index) for index in range(int(record["total_attempt_count"]))]
-        )
-        return Execution(
-            known, record["public_state"], record["execution_kind"], record["lane_id"], record, tags, attempts
-        )
+        attempts = self._run_all(submissions.read_attempts(known, record))
+        return Execution.of(known, record, tags, attempts)
 
     def state(self, execution_id: str) -> str:
         """Return an execution's public state.
@@ -186,7 +182,7 @@ class Client(AnyClient):
         self.state(execution_id)
         wire = open_wire(self._settings, "ffsuper-tail")
         try:
-            yield from streams.follow(wire, partition.parse(execution_id), live, FINAL_STATES.__contains__)
+            yield from streams.follow_stored(wire, partition.parse(execution_id), live, FINAL_STATES.__contains__)
         finally:
             wire.close()
 

@@ -28,9 +28,10 @@ class Execution:
     Attributes:
         state: ``waiting``, ``delayed``, ``active``, ``suspended``, ..., or one of the final ones: ``completed``,
             ``failed``, ``cancelled``, ``expired``, ``skipped``.
-        record: all fields of the authoritative record, by the protocol's names; from a server those that it tells.
-        tags: from a server none.
-        attempts: the records of its attempts, oldest first; from a server none.
+        record: all fields of the authoritative record, by the protocol's names; from a server without the ids of
+            leases, and where it knows no more than the protocol's routes, only what these tell.
+        tags: empty from such a server, and in lists from any; so are the attempts.
+        attempts: the records of its attempts, oldest first.
     """
 
     id: ExecutionId
@@ -40,6 +41,18 @@ class Execution:
     record: Mapping[str, str]
     tags: Mapping[str, str]
     attempts: Sequence[Mapping[str, str]]
+
+    @classmethod
+    def of(
+        cls,
+        execution_id: ExecutionId,
+        record: Mapping[str, str],
+        tags: Mapping[str, str],
+        attempts: Sequence[Mapping[str, str]],
+    ) -> Self:
+        """Return the execution with this record."""
+        state, kind, lane = record["public_state"], record["execution_kind"], record["lane_id"]
+        return cls(execution_id, state, kind, lane, record, tags, attempts)
 
     @property
     def is_final(self) -> bool:
@@ -123,6 +136,10 @@ class AnyClient(ABC):
             ValueError: that is no execution id.
             ExecutionNotFoundError: there is none with this id.
         """
+
+    @abstractmethod
+    def history(self, execution_id: str) -> list[dict[str, str]]:
+        """Return the events of an execution's leases, oldest first, as far back as the store keeps them."""
 
     @abstractmethod
     def state(self, execution_id: str) -> str:

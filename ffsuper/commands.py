@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ffsuper import config_loader
-from ffsuper.admin_client import AdminClient
+from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.clients import Execution
 from ffsuper.config import StoreConfig
@@ -35,6 +35,7 @@ def open_client(options: argparse.Namespace) -> Client | AdminClient:
         return AdminClient(
             options.server,
             token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
+            ca_file=options.server_ca_file,
         )
     if options.store is not None:
         return Client(options.store)
@@ -131,7 +132,7 @@ def show(options: argparse.Namespace) -> bool:
     """Print one execution."""
     with open_client(options) as client:
         execution = client.show(options.execution)
-        history = client.history(options.execution) if isinstance(client, Client) else []
+        history = client.history(options.execution)
     if options.json:
         print(json.dumps({**asdict(execution), "history": history}, indent=2))
     else:

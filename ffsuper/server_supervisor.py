@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
+import socket
 from typing import Any
 
 import hypercorn.config
@@ -22,6 +24,11 @@ LOG = logging.getLogger(__name__)
 
 # Open requests may take so long after SIGTERM.
 GRACE_S = 10.0
+# A connection without a request is kept for so long, also one whose first request does not come to an end. Hypercorn
+# keeps one for this time even when the other side has closed it.
+UNUSED_S = 5.0
+STALLED_S = 30.0
+BACKLOG = 4_096
 
 
 async def run(config: Config, counts: PartitionCounts) -> None:
@@ -30,6 +37,7 @@ async def run(config: Config, counts: PartitionCounts) -> None:
     Raises:
         ConfigError: nobody can listen at that address.
     """
+    allow_many_connections()
     stopping = trio.Event()
     async with (
         open_service(config.server, config.store, counts, stopping) as service,
@@ -41,29 +49,48 @@ async def run(config: Config, counts: PartitionCounts) -> None:
             nursery.start_soon(engine_supervisor.lead, config, counts, engine_store)
         if not config.server.token:
             LOG.warning("no token: anybody at the port may do anything", extra={"listen": config.server.listen})
-        serving = hypercorn.config.Config()
-        serving.bind = [config.server.listen]
-        serving.graceful_timeout = GRACE_S
-        serving.accesslog = None
-        serving.errorlog = logging.getLogger("hypercorn")
+        settings = http_settings(listen(config.server.listen))
         LOG.info("ready", extra={"listen": config.server.listen, "partitions": counts.flow})
-        try_to_listen(serving)
         app: Any = application(service)
-        await hypercorn.trio.serve(app, serving, shutdown_trigger=stopping.wait)
+        await hypercorn.trio.serve(app, settings, shutdown_trigger=stopping.wait)
         nursery.cancel_scope.cancel()
 
 
-def try_to_listen(serving: hypercorn.config.Config) -> None:
-    """Find out whether somebody can listen there.
+def listen(address: str) -> socket.socket:
+    """Listen at an address.
 
     Raises:
         ConfigError: nobody can.
     """
+    settings = hypercorn.config.Config()
+    settings.bind = [address]
     try:
-        for one in serving.create_sockets().insecure_sockets:
-            one.close()
+        (listener,) = settings.create_sockets().insecure_sockets
+        listener.listen(BACKLOG)
     except OSError as error:
-        raise ConfigError([f"[server] listen: {serving.bind[0]}: {error.strerror}"]) from None
+        raise ConfigError([f"[server] listen: {address}: {error.strerror}"]) from None
+    # Accepted connections have it too: who takes nothing of an answer for so long is given up.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
+    return listener
+
+
+def http_settings(listener: socket.socket) -> hypercorn.config.Config:
+    """Return how connections are served; the socket is taken over."""
+    settings = hypercorn.config.Config()
+    settings.bind = [f"fd://{listener.detach()}"]
+    settings.backlog = BACKLOG
+    settings.graceful_timeout = GRACE_S
+    settings.keep_alive_timeout = UNUSED_S
+    settings.keep_alive_max_requests = 1_000_000
+    settings.accesslog = None
+    settings.errorlog = logging.getLogger("hypercorn")
+    return settings
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files as far as it goes: a connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def set_at_signal(stopping: trio.Event) -> None:

@@ -16,10 +16,8 @@ LAYERS = (
     ("supervisor", "server_supervisor"),
     ("engine_supervisor",),
     ("actors", "engine", "server"),
-    ("client", "flows", "admin_client"),
-    ("admin_budgets",),
-    ("server_answers",),
-    ("clients", "server_wire"),
+    ("client", "flows", "admin"),
+    ("clients",),
     ("store", "child", "channels", "logs", "clock", "grants"),
     ("sansio",),
     ("messages", "config_loader"),
@@ -29,12 +27,11 @@ LAYERS = (
     ("errors",),
 )
 # Within these, modules may import one another ...
-TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine", "server"}
+TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine", "server", "admin"}
 # ... and these each other.
 BESIDE: tuple[set[str], ...] = (
     {"cli", "commands", "demo", "dev", "__main__"},
     {"client", "flows"},
-    {"clients", "server_wire"},
 )
 # What the children load before any user code asks for more.
 IN_CHILDREN = ("messages", "errors", "sansio/frame", "child/runtime", "child/codec", "child/forkserver")

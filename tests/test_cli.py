@@ -134,6 +134,25 @@ def test_bad_input_is_named_with_a_documented_exit_code(
     assert (found, told in err) == (code, True), err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["list", "--server", "http://x", "--config", "worker.toml"], "--server: not allowed with argument --config"),
+        (["--config", "worker.toml", "list", "--server", "http://x"], "--server: not allowed with argument --config"),
+        (["list", "--server", "http://x", "--store", "redis://x"], "--store: not allowed with argument --server"),
+        (["show", UNKNOWN, "--server-token-file", "token"], "--server-token-file: needs argument --server"),
+        (["list", "--store", "redis://x", "--server-ca-file", "ca"], "--server-ca-file: needs argument --server"),
+    ],
+)
+def test_options_that_name_two_places_or_belong_to_none_are_a_usage_error(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == Exit.USAGE
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["submit"], ["list", "--limit", "0"], []])
 def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:

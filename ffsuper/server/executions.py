@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecuti
 from ffsuper.server.service import HttpError, Service, path_id, same, service_of
 from ffsuper.store import operations, submissions
 from ffsuper.store.keys import is_execution_id
+from ffsuper.store.replies import Call
 from ffsuper.store.submissions import Submission
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
@@ -116,6 +118,22 @@ async def show(execution_id: str, service: Served) -> JSONResponse:
     return JSONResponse(answer)
 
 
+@router.get("/{execution_id}/details")
+async def details(execution_id: str, service: Served) -> JSONResponse:
+    """Return all there is to see of an execution: its record, tags and attempts, and the history of its leases."""
+    known = path_id(execution_id)
+    record = await service.record(known)
+    calls: list[Call[Any]] = [submissions.read_tags(known), submissions.read_history(known)]
+    tags, history, *attempts = await service.streams.run_all([*calls, *submissions.read_attempts(known, record)])
+    answer = {
+        "record": harmless(record),
+        "tags": tags,
+        "attempts": [harmless(attempt) for attempt in attempts],
+        "history": [harmless(event) for event in history],
+    }
+    return JSONResponse(answer)
+
+
 @router.get("/{execution_id}/state")
 async def state(execution_id: str, service: Served) -> JSONResponse:
     """Return an execution's public state."""
@@ -185,6 +203,11 @@ async def revoke_lease(execution_id: str, service: Served) -> JSONResponse:
     if word == "revoked":
         return JSONResponse({"Revoked": {"lease_id": lease_id, "lease_epoch": epoch}})
     return JSONResponse({"AlreadySatisfied": {"reason": word}})
+
+
+def harmless(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return fields without the ids of leases: who knows them can act as the holder."""
+    return {name: value for name, value in fields.items() if not name.endswith("lease_id")}
 
 
 def number(text: str) -> int:

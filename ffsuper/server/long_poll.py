@@ -6,7 +6,6 @@ order in which they came: however many wait, the store is asked as often as for 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 import trio
@@ -19,7 +18,7 @@ LOOK_AGAIN_S = 0.1
 
 
 class LongPoll:
-    """Claims from a scheduler.
+    """Waits for what a scheduler grants.
 
     Args:
         stopping: ends all waiting.
@@ -30,35 +29,24 @@ class LongPoll:
         self._stopping = stopping
         self._turns = WeakValueDictionary[tuple[LaneId, str], trio.Lock]()
 
-    async def claim(
-        self, lane: LaneId, claimant: Claimant, wait_s: float, is_gone: Callable[[], Awaitable[bool]]
-    ) -> Granted | None:
-        """Grant the execution whose turn it is, or that comes within the time; None when there is none.
+    async def wait(self, lane: LaneId, claimant: Claimant, wait_s: float, gone: trio.Event) -> Granted | None:
+        """Grant the execution that comes within the time; None when none does.
 
         Args:
-            is_gone: tells that the worker waits no longer. What is granted to nobody is there again only when the
-                grant has lapsed.
+            gone: the worker waits no longer. What is granted to nobody is there again only when the grant has lapsed.
 
         Raises:
             StoreError: the store is away.
         """
-        granted = await self._scheduler.claim(lane, claimant)
-        if granted is not None or wait_s <= 0:
-            return granted
         give_up_s = trio.current_time() + wait_s
         turn = self._turns.setdefault((lane, claimant.capabilities), trio.Lock())
         with trio.move_on_at(give_up_s):
-            await turn.acquire()
-            try:
-                return await self._look(lane, claimant, give_up_s, is_gone)
-            finally:
-                turn.release()
+            async with turn:
+                return await self._look(lane, claimant, give_up_s, gone)
         return None
 
-    async def _look(
-        self, lane: LaneId, claimant: Claimant, give_up_s: float, is_gone: Callable[[], Awaitable[bool]]
-    ) -> Granted | None:
-        while not self._stopping.is_set() and not await is_gone():
+    async def _look(self, lane: LaneId, claimant: Claimant, give_up_s: float, gone: trio.Event) -> Granted | None:
+        while not self._stopping.is_set() and not gone.is_set():
             # Not to be interrupted: a grant that has been made is to be told.
             with trio.CancelScope(shield=True):
                 granted = await self._scheduler.claim(lane, claimant)

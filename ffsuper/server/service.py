@@ -94,7 +94,8 @@ class Service:
     counts: PartitionCounts
     connection: Connection
     streams: Connection
-    claims: LongPoll
+    scheduler: Scheduler
+    long_poll: LongPoll
     background: trio.Nursery
     stopping: trio.Event
     stream_operations: Pool
@@ -120,6 +121,26 @@ class Service:
             raise HttpError(404, f"execution not found: {execution_id}")
         return record
 
+    @asynccontextmanager
+    async def watched(self, request: Request) -> AsyncIterator[trio.Event]:
+        """Provide an event that is set when the caller has gone; the body must have been read.
+
+        Starlette's own ``is_disconnected`` never tells it under trio.
+        """
+        gone, watching = trio.Event(), trio.CancelScope()
+
+        async def watch() -> None:
+            with watching:
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
+                gone.set()
+
+        self.background.start_soon(watch)
+        try:
+            yield gone
+        finally:
+            watching.cancel()
+
 
 @asynccontextmanager
 async def open_service(
@@ -131,12 +152,14 @@ async def open_service(
         open_connection(store, "streams") as streams,
         trio.open_nursery() as background,
     ):
+        scheduler = Scheduler(Admission(connection, counts))
         yield Service(
             config=config,
             counts=counts,
             connection=connection,
             streams=streams,
-            claims=LongPoll(Scheduler(Admission(connection, counts)), stopping),
+            scheduler=scheduler,
+            long_poll=LongPoll(scheduler, stopping),
             background=background,
             stopping=stopping,
             stream_operations=Pool("stream_ops", config.stream_operations),

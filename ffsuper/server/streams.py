@@ -54,14 +54,17 @@ async def tail(
     calls = streams.read_entries_after(path_id(execution_id), index, entry_id("after", after), limit)
     give_up_s = trio.current_time() + block_ms / 1000
     with service.stream_operations.place():
-        while True:
-            closing, frames = await service.streams.run_all(calls)
-            found = streams.entries_of(frames, *closing)
-            is_over = found.entries or found.closed_at_ms is not None or service.stopping.is_set()
-            if is_over or trio.current_time() + LOOK_AGAIN_S > give_up_s or await request.is_disconnected():
-                break
-            with trio.move_on_after(LOOK_AGAIN_S):
-                await service.stopping.wait()
+        async with service.watched(request) as gone:
+            while True:
+                closing, frames = await service.streams.run_all(calls)
+                found = streams.entries_of(frames, *closing)
+                is_over = bool(found.entries) or found.closed_at_ms is not None
+                if is_over or gone.is_set() or service.stopping.is_set():
+                    break
+                if trio.current_time() + LOOK_AGAIN_S > give_up_s:
+                    break
+                with trio.move_on_after(LOOK_AGAIN_S):
+                    await service.stopping.wait()
     return answer(found)
 
 

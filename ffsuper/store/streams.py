@@ -37,7 +37,11 @@ class StreamFrame:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far an execution and one of its streams are."""
+    """How far an execution and one of its streams are.
+
+    Attributes:
+        is_closed: no frame will be added to the stream.
+    """
 
     attempts: int
     has_ended: bool
@@ -45,9 +49,37 @@ class Standing:
 
 
 def follow(
-    wire: Wire, execution_id: ExecutionId, live: bool, is_final: Callable[[str], bool]
+    look: Callable[[int], Standing], read_after: Callable[[int, str, int], Sequence[StreamFrame]], live: bool
 ) -> Iterator[StreamFrame]:
     """Yield all frames of all attempts in order; then, if ``live``, those to come, until the execution has ended.
+
+    Behind a closed stream comes that of the next attempt, and is waited for even before that has begun: so nobody
+    looks in vain again and again, and its first frame ends the waiting.
+
+    Args:
+        look: tells how things stand with the attempt of this index.
+        read_after: returns that attempt's frames behind one; waits so many milliseconds for the first.
+    """
+    index, last = 0, FIRST
+    while True:
+        standing = look(index)
+        is_last, is_over = index + 1 >= standing.attempts, standing.has_ended or not live
+        # What is read from here on is all there is, if the stream was closed or another attempt had begun.
+        is_awaited = is_last and not is_over and not standing.is_closed
+        frames = read_after(index, last, BLOCK_MS if is_awaited else 0)
+        yield from frames
+        if frames:
+            last = frames[-1].id
+        elif is_last and is_over:
+            return
+        elif not is_awaited:
+            index, last = index + 1, FIRST
+
+
+def follow_stored(
+    wire: Wire, execution_id: ExecutionId, live: bool, is_final: Callable[[str], bool]
+) -> Iterator[StreamFrame]:
+    """Follow an execution in the store.
 
     Args:
         wire: a connection of its own, for reading blocks.
@@ -56,25 +88,11 @@ def follow(
     Raises:
         StoreError: see ``Wire.exchange``; a store that is away for a moment is waited for by reading again.
     """
-    index, last = 0, FIRST
-    while True:
-        standing = read(wire, read_standing(execution_id, index, is_final))
-        # What is read from here on is all there is, if the stream was closed or another attempt had begun.
-        frames = read(
-            wire, read_frames(execution_id, index, last, BLOCK_MS if live and not frames_over(standing, index) else 0)
-        )
-        yield from frames
-        if frames:
-            last = frames[-1].id
-        elif index + 1 < standing.attempts:
-            index, last = index + 1, FIRST
-        elif standing.has_ended or not live:
-            return
-
-
-def frames_over(standing: Standing, index: int) -> bool:
-    """Tell whether an attempt can get no more frames."""
-    return standing.is_closed or standing.has_ended or index + 1 < standing.attempts
+    return follow(
+        lambda index: read(wire, read_standing(execution_id, index, is_final)),
+        lambda index, after, block_ms: read(wire, read_frames(execution_id, index, after, block_ms)),
+        live,
+    )
 
 
 def read(wire: Wire, calls: Sequence[Call[Any]]) -> Any:

@@ -102,6 +102,16 @@ def read_attempt(execution_id: ExecutionId, index: int) -> Call[dict[str, str]]:
     return Call(("HGETALL", ExecutionKeys.of(execution_id).attempt(index)), text_fields)
 
 
+def read_attempts(execution_id: ExecutionId, core: Mapping[str, str]) -> list[Call[dict[str, str]]]:
+    """Read the records of all attempts, oldest first.
+
+    Args:
+        core: the execution's record as just read.
+    """
+    count = core.get("total_attempt_count", "")
+    return [read_attempt(execution_id, index) for index in range(int(count) if count.isdecimal() else 0)]
+
+
 def read_tags(execution_id: ExecutionId) -> Call[dict[str, str]]:
     """Read the tags."""
     return Call(("HGETALL", ExecutionKeys.of(execution_id).part("tags")), text_fields)

@@ -17,6 +17,8 @@ from ffsuper.messages import ExecutionId
 from ffsuper.server.guard import MAX_BODY_BYTES
 from ffsuper.store.keys import ExecutionKeys
 from tests.fakes import LANE
+from tests.lua.executions import call_claim, call_grant
+from tests.lua.world import World
 from tests.server.serving import serving
 
 
@@ -77,6 +79,37 @@ async def test_an_execution_is_created_with_its_bytes_intact_and_shown(
     assert shown["state_vector"]["eligibility_state"] == "eligible_now"
     assert "started_at" not in shown
     assert (await http.get(path(execution, "/state"))).json() == "waiting"
+
+
+async def test_the_details_are_all_there_is_but_for_what_a_leases_holder_alone_may_know(
+    http: httpx.AsyncClient, store: redis.Redis, client: Client
+) -> None:
+    execution = await created(http)
+    keys, world = ExecutionKeys.of(ExecutionId(execution)), World(store)
+    assert call_grant(world, keys)[1] == "OK"
+    assert call_claim(world, keys, lease_id="the-lease", attempt_id="the-attempt")[1] == "OK"
+    answer = await http.get(path(execution, "/details"))
+    told, shown = answer.json(), client.show(execution)
+    assert answer.status_code == 200
+    assert "the-lease" not in answer.text
+    assert told["record"] == {name: value for name, value in shown.record.items() if name != "current_lease_id"}
+    assert told["tags"] == {"color": "blue"}
+    assert told["attempts"] == [
+        {name: value for name, value in attempt.items() if name != "lease_id"} for attempt in shown.attempts
+    ]
+    (event,) = client.history(execution)
+    assert told["history"] == [{name: value for name, value in event.items() if name != "lease_id"}]
+    assert (shown.record["current_lease_id"], event["lease_id"]) == ("the-lease", "the-lease")
+
+
+async def test_the_details_of_what_was_never_claimed_have_no_attempts(http: httpx.AsyncClient) -> None:
+    told = (await http.get(path(await created(http, tags={}), "/details"))).json()
+    assert (told["record"]["public_state"], told["tags"], told["attempts"], told["history"]) == (
+        "waiting",
+        {},
+        [],
+        [],
+    )
 
 
 async def test_a_repeated_creation_is_a_duplicate_and_names_the_first(http: httpx.AsyncClient) -> None:
@@ -188,7 +221,9 @@ async def test_a_lease_is_revoked_and_its_holder_named(http: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize(
-    "rest", ["", "/state", "/cancel", "/priority", "/replay", "/revoke-lease"], ids=lambda rest: rest or "show"
+    "rest",
+    ["", "/details", "/state", "/cancel", "/priority", "/replay", "/revoke-lease"],
+    ids=lambda rest: rest or "show",
 )
 async def test_an_execution_that_is_not_there_is_not_found(http: httpx.AsyncClient, rest: str) -> None:
     execution = new_id()
@@ -196,7 +231,7 @@ async def test_an_execution_that_is_not_there_is_not_found(http: httpx.AsyncClie
         "/cancel": {"execution_id": execution, "reason": "no", "now": 1},
         "/priority": {"new_priority": 1},
     }
-    method = {"": "GET", "/state": "GET", "/priority": "PUT"}.get(rest, "POST")
+    method = {"": "GET", "/details": "GET", "/state": "GET", "/priority": "PUT"}.get(rest, "POST")
     answer = await http.request(method, path(execution, rest), json=bodies.get(rest))
     assert (answer.status_code, answer.json()["error"]) == (404, f"execution not found: {execution}")
     answer = await http.request(method, path("nonsense", rest), json=bodies.get(rest))
@@ -271,8 +306,9 @@ async def test_a_store_that_is_away_is_told_as_something_to_try_again() -> None:
 async def test_a_damaged_record_is_told_without_a_traceback(http: httpx.AsyncClient, store: redis.Redis) -> None:
     execution = ExecutionId(new_id())
     store.set(ExecutionKeys.of(execution).core, "no hash")
-    answer = await http.get(path(execution))
-    assert (answer.status_code, answer.json()["retryable"]) == (500, False)
+    for rest in ("", "/details"):
+        answer = await http.get(path(execution, rest))
+        assert (answer.status_code, answer.json()["retryable"]) == (500, False)
     assert LANE
 
 

@@ -6,8 +6,8 @@ import json
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -102,12 +102,27 @@ def test_what_is_submitted_over_http_is_what_the_store_would_have_got(
     }
 
 
-def test_what_is_shown_over_http_is_part_of_the_record(admin: AdminClient, direct: Client, idle: str) -> None:
-    execution = admin.submit("job", lane=idle, priority=3)
-    shown, record = admin.show(execution), direct.show(execution).record
-    assert (shown.state, shown.tags, shown.attempts) == ("waiting", {}, [])
-    for name in ("priority", "public_state", "blocking_reason", "created_at", "namespace", "lifecycle_phase"):
-        assert shown.record[name] == record[name]
+def without_leases(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if not name.endswith("lease_id")}
+
+
+def test_what_is_shown_over_http_is_what_the_store_has_but_for_the_ids_of_leases(
+    admin: AdminClient, direct: Client
+) -> None:
+    policy = {"retry_policy": {"max_retries": 1, "backoff": FAST}}
+    execution = admin.submit("stream", 2, priority=3, tags={"color": "blue"}, policy=policy)
+    shown = admin.wait(execution, LIMIT_S)
+    there, history = direct.show(execution), direct.history(execution)
+    assert shown == replace(
+        there,
+        record=without_leases(there.record),
+        attempts=[without_leases(attempt) for attempt in there.attempts],
+    )
+    assert (shown.tags, len(shown.attempts)) == ({"color": "blue"}, 2)
+    assert admin.history(execution) == [without_leases(event) for event in history]
+    lease_ids = {value for one in (*there.attempts, *history) for name, value in one.items() if "lease_id" in name}
+    assert len(lease_ids) == 2
+    assert not any(lease_id in f"{shown} {admin.history(execution)}" for lease_id in lease_ids)
 
 
 def test_a_delayed_execution_waits_and_an_idempotency_key_submits_once(admin: AdminClient, idle: str) -> None:
@@ -142,7 +157,7 @@ def test_an_unknown_execution_is_not_found(admin: AdminClient, method: str) -> N
 
 
 def test_an_unknown_execution_has_no_result_no_priority_no_frames_and_takes_no_signals(admin: AdminClient) -> None:
-    assert admin.result(UNKNOWN) is None
+    assert (admin.result(UNKNOWN), admin.history(UNKNOWN)) == (None, [])
     with pytest.raises(ExecutionNotFoundError):
         admin.change_priority(UNKNOWN, 1)
     with pytest.raises(ExecutionNotFoundError):
@@ -186,7 +201,7 @@ def test_a_lane_is_listed_over_all_partitions_highest_priority_first(admin: Admi
 def test_more_than_one_page_of_a_partition_is_listed(
     admin: AdminClient, idle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffsuper.admin_client.MOST_LISTED", 2)
+    monkeypatch.setattr("ffsuper.admin.client.MOST_LISTED", 2)
     ids = {admin.submit("job", lane=idle) for _ in range(5)}
     assert {one.id for one in admin.list_lane(idle)} == ids
     assert len(admin.list_lane(idle, limit=3)) == 3
@@ -235,7 +250,7 @@ def test_frames_of_all_attempts_are_followed_to_the_end(admin: AdminClient, dire
 
 
 def test_more_than_one_page_of_frames_is_followed(admin: AdminClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffsuper.admin_client.MOST_FRAMES", 1)
+    monkeypatch.setattr("ffsuper.admin.client.MOST_FRAMES", 1)
     execution = admin.submit("stream", 2, policy={"retry_policy": {"max_retries": 1, "backoff": FAST}})
     admin.wait(execution, LIMIT_S)
     assert [one.payload for one in admin.tail(execution)] == [b"0.0", b"1.0", b"1.1"]
@@ -383,10 +398,12 @@ def over_http(served: Served, tmp_path: Path) -> tuple[str, ...]:
 def test_the_command_line_does_over_http_what_it_does_with_a_store(
     over_http: tuple[str, ...], idle: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, execution, _ = run(capsys, "submit", "job", '{"a": 1}', "--priority", "5", "--lane", idle, *over_http)
+    wanted = ("submit", "job", '{"a": 1}', "--priority", "5", "--lane", idle, "--tag", "color=blue")
+    code, execution, _ = run(capsys, *wanted, *over_http)
     assert code == Exit.OK
     code, out, _ = run(capsys, "show", execution, *over_http)
-    assert (code, [part in out for part in (execution, "waiting", "job", "priority 5")]) == (Exit.OK, [True] * 4)
+    parts = (execution, "waiting", "job", "priority 5", "color=blue")
+    assert (code, [part in out for part in parts]) == (Exit.OK, [True] * 5)
     shown = json.loads(run(capsys, "show", execution, "--json", *over_http)[1])
     assert (shown["id"], shown["state"], shown["history"]) == (execution, "waiting", [])
     code, out, _ = run(capsys, "list", "--lane", idle, *over_http)
@@ -394,7 +411,7 @@ def test_the_command_line_does_over_http_what_it_does_with_a_store(
     code, out, _ = run(capsys, "cancel", execution, *over_http)
     assert (code, out) == (Exit.OK, f"{execution} cancelled")
     code, _, err = run(capsys, "result", execution, *over_http)
-    assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled")
+    assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled: cancelled by operator")
 
 
 def test_the_command_line_waits_signals_and_tails_over_http(
@@ -408,6 +425,18 @@ def test_the_command_line_waits_signals_and_tails_over_http(
     assert run(capsys, "result", execution, "--wait", "60", *over_http)[:2] == (Exit.OK, '[["a", ""]]')
     streaming = admin.submit("stream", 2, policy={"retry_policy": {"max_retries": 1, "backoff": FAST}})
     assert run(capsys, "tail", streaming, *over_http)[:2] == (Exit.OK, "0.0\n1.0\n1.1")
+
+
+def test_the_command_line_says_over_http_why_an_execution_failed(
+    over_http: tuple[str, ...], admin: AdminClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execution = admin.submit("fail-for-good")
+    code, out, err = run(capsys, "result", execution, "--wait", "60", *over_http)
+    reason = admin.show(execution).record["failure_reason"]
+    assert (code, out, err) == (Exit.ENDED_OTHERWISE, "", f"ffsuper: {execution} is failed: {reason}")
+    assert reason
+    out = run(capsys, "show", execution, *over_http)[1]
+    assert [word in out for word in (reason, "attempt  0", "history", "acquired")] == [True] * 4
 
 
 def test_the_servers_token_comes_from_the_environment_too(
@@ -437,10 +466,3 @@ def test_a_token_file_that_is_not_there_is_told(
         wanted = ["signal", UNKNOWN, "go", "--token-file", "/no/such/file"]
     code, _, err = run(capsys, *wanted, "--server", served.url)
     assert (code, "/no/such/file" in err) == (Exit.CONFIG, True)
-
-
-def test_a_store_and_a_server_at_once_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["list", "--store", "redis://localhost", "--server", "http://localhost"])
-    assert left.value.code == Exit.USAGE
-    assert "not allowed with" in capsys.readouterr().err

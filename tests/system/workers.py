@@ -56,6 +56,7 @@ server_url = "{server_url}"
 
 [server]
 listen = "{listen}"
+stream_operations = {stream_operations}
 
 [engine]
 enabled = {engine}
@@ -159,6 +160,7 @@ class Workers:
             "source": "direct",
             "server_url": "",
             "listen": "127.0.0.1:9090",
+            "stream_operations": 64,
             "engine": "true",
             "dependency_ms": 15_000,
             "intervals_ms": 60_000,

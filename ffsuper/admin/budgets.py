@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from ffsuper.admin.answers import Budget, budget_of, usage_of
+from ffsuper.admin.wire import Ask, ServerWire, ignored, now_ms, of_json
 from ffsuper.child.context import Usage
-from ffsuper.server_answers import Budget, budget_of, usage_of
-from ffsuper.server_wire import Ask, ServerWire, ignored, now_ms, of_json
 
 T = TypeVar("T")
 

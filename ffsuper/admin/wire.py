@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -77,21 +78,35 @@ class ServerWire:
     """The connections to one server, opened when they are needed. Safe to share between threads.
 
     Args:
+        ca_file: certificates to trust, for ``https://``; the system's when absent.
         patience_s: for how long requests are repeated while the server, or its store, cannot be reached.
 
     Raises:
-        ConfigError: httpx is not installed, or URL or token cannot be any.
+        ConfigError: httpx is not installed, URL or token cannot be any, or ``ca_file`` holds no certificates.
     """
 
-    def __init__(self, url: str, token: str, patience_s: float, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        patience_s: float,
+        ca_file: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         try:
             import httpx
         except ImportError:
             raise ConfigError(["a client of a server needs httpx: pip install 'ffsuper[http]'"]) from None
         mistakes = [f"server: {text}" for text in http_url_mistakes(url)]
         mistakes += [f"server: {text}" for text in (token_mistakes(token) if token else ())]
+        if ca_file is not None and not url.startswith("https://"):
+            mistakes.append("server: a file of certificates needs a URL that begins with https://")
         if mistakes:
             raise ConfigError(mistakes)
+        try:
+            trusted = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise ConfigError([f"server: {ca_file} holds no certificates: {error}"]) from None
         self.url = url.rstrip("/")
         self._patience_s = patience_s
         self._http = httpx.Client(
@@ -99,7 +114,7 @@ class ServerWire:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(keepalive_expiry=KEEP_UNUSED_S),
-            verify=ssl.create_default_context(),
+            verify=trusted,
             # Proxies in the environment are not followed: the caller names the server.
             trust_env=False,
             transport=transport,

@@ -67,11 +67,14 @@ def execution_of(told: Mapping[str, Any]) -> Execution:
     """Return an execution; what the server does not tell is absent from its record."""
     fields = {**told, **told.get("state_vector", {})}
     record = {name: text_of(value) for name, value in fields.items() if name != "state_vector"}
-    return Execution(
-        partition.parse(told["execution_id"]),
-        *(record["public_state"], record["execution_kind"], record["lane_id"]),
-        *(record, {}, []),
-    )
+    return Execution.of(partition.parse(told["execution_id"]), record, {}, [])
+
+
+def details_of(told: Mapping[str, Any]) -> tuple[Execution, list[dict[str, str]]]:
+    """Return an execution with all that a server tells of it, and the events of its leases."""
+    record = told["record"]
+    execution = Execution.of(partition.parse(record["execution_id"]), record, told["tags"], told["attempts"])
+    return execution, told["history"]
 
 
 def text_of(value: object) -> str:

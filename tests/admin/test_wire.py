@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import ssl
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trustme
 
-from ffsuper.admin_client import AdminClient
+from ffsuper.admin.client import AdminClient
+from ffsuper.admin.wire import Ask, NoSuchRouteError, ServerWire, of_json
 from ffsuper.errors import (
     ConfigError,
     ExecutionNotFoundError,
@@ -24,7 +30,6 @@ from ffsuper.errors import (
     StoreUnavailableError,
     StoreUnsuitableError,
 )
-from ffsuper.server_wire import Ask, NoSuchRouteError, ServerWire, of_json
 
 URL = "http://server:9090"
 READ: Ask[Any] = Ask(verb="show", path="/v1/executions/x", read=of_json(lambda told: told), subject="x")
@@ -52,7 +57,7 @@ class Answers:
 
 
 def wire(answers: Callable[[httpx.Request], httpx.Response], patience_s: float = 0.0, token: str = "") -> ServerWire:
-    return ServerWire(URL, token, patience_s, httpx.MockTransport(answers))
+    return ServerWire(URL, token, patience_s, transport=httpx.MockTransport(answers))
 
 
 def error(status: int, text: str, **more: Any) -> httpx.Response:
@@ -153,17 +158,21 @@ def test_the_token_goes_with_every_request_and_into_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "token", "told"),
+    ("url", "more", "told"),
     [
-        ("redis://localhost", "", "server: must begin with http:// or https://"),
-        ("http://", "", "names no host"),
-        ("http://me:pw@host", "", "must not contain a user name or a password"),
-        ("http://host", "two words", "the token must be printable ASCII"),
+        ("redis://localhost", {}, "server: must begin with http:// or https://"),
+        ("http://", {}, "names no host"),
+        ("http://me:pw@host", {}, "must not contain a user name or a password"),
+        ("http://host", {"token": "two words"}, "the token must be printable ASCII"),
+        ("http://host", {"ca_file": Path("ca.pem")}, "certificates needs a URL that begins with https://"),
+        ("https://host", {"ca_file": Path(__file__)}, "server: .*test_wire.py holds no certificates"),
+        ("https://host", {"ca_file": Path("none.pem")}, "server: none.pem holds no certificates: .*No such file"),
     ],
+    ids=str,
 )
-def test_a_url_or_a_token_that_cannot_be_one_is_told_at_once(url: str, token: str, told: str) -> None:
+def test_settings_that_cannot_be_right_are_told_at_once(url: str, more: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told) as raised:
-        AdminClient(url, token=token)
+        AdminClient(url, **more)
     assert "pw" not in str(raised.value).replace("password", "")
     assert "two words" not in str(raised.value)
 
@@ -174,33 +183,54 @@ def test_a_missing_httpx_is_told_with_what_installs_it(monkeypatch: pytest.Monke
         AdminClient()
 
 
-def flowfabric(requests: list[Any]) -> Callable[[httpx.Request], httpx.Response]:
-    """Return a server that knows no more than the protocol, and creates everything."""
+class States(BaseHTTPRequestHandler):
+    """Says that every execution is waiting, and keeps the tokens that it hears."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        if (request.method, request.url.path) != ("POST", "/v1/executions"):
-            return httpx.Response(404)
-        requests.append(json.loads(request.content))
-        return httpx.Response(201, json={"Created": {"execution_id": requests[-1]["execution_id"]}})
+    heard: list[str | None]
 
-    return answer
+    def do_GET(self) -> None:
+        self.heard.append(self.headers["Authorization"])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'"waiting"')
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- its name there
+        pass
 
 
-def test_a_server_that_knows_no_more_than_the_protocol_gets_ids_and_policies_that_it_can_use(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    requests: list[Any] = []
-    transport = httpx.MockTransport(flowfabric(requests))
-    monkeypatch.setattr(
-        "ffsuper.admin_client.ServerWire",
-        lambda url, token, patience_s: ServerWire(url, token, patience_s, transport),
-    )
-    with AdminClient(URL) as client:
-        plain = client.submit("job", b"\x00\xff")
-        client.submit("job", policy={"max_reclaim_count": 2})
-        with pytest.raises(NoSuchRouteError, match="list_lane"):
-            client.list_lane("default")
-    assert plain.startswith("{fp:86}:")
-    assert [one["partition_id"] for one in requests] == [86, 86]
-    assert [one["input_payload"] for one in requests] == [[0, 255], []]
-    assert [one["policy"] for one in requests] == [None, {"max_reclaim_count": 2, "routing_requirements": {}}]
+class Quiet(HTTPServer):
+    """Makes nothing of a client that does not trust it."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+@contextmanager
+def encrypted(authority: trustme.CA, heard: list[str | None]) -> Iterator[str]:
+    """Run a server that speaks TLS; provide its URL."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with Quiet(("127.0.0.1", 0), type("Handler", (States,), {"heard": heard})) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_only_a_server_whose_authority_is_trusted_hears_the_token(tmp_path: Path) -> None:
+    authority, execution, heard = trustme.CA(), "{fp:1}:00000000-0000-0000-0000-000000000000", list[str | None]()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with encrypted(authority, heard) as url:
+        with (
+            AdminClient(url, token="hush", patience_s=0.0) as client,
+            pytest.raises(StoreUnavailableError, match=f"cannot reach the server at {url}: .*VERIFY_FAILED"),
+        ):
+            client.state(execution)
+        assert heard == []
+        with AdminClient(url, token="hush", ca_file=tmp_path / "ca.pem") as client:
+            assert client.state(execution) == "waiting"
+    assert heard == ["Bearer hush"]

@@ -5,30 +5,31 @@ Blocking; safe to share between threads.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from ffsuper.admin_budgets import BudgetVerbs
-from ffsuper.clients import LONGEST_POLL_S, AnyClient, Execution
-from ffsuper.errors import ExecutionNotFoundError, RefusedError
-from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.sansio import partition
-from ffsuper.sansio.partition import PartitionCounts
-from ffsuper.server_answers import (
+from ffsuper.admin.answers import (
     Rotation,
     counts_of,
     delivery_of,
+    details_of,
     execution_of,
     frames_of,
     rotation_of,
     waitpoint_of,
 )
-from ffsuper.server_wire import Ask, NoSuchRouteError, ServerWire, about, ignored, now_ms, of_json, path_of
+from ffsuper.admin.budgets import BudgetVerbs
+from ffsuper.admin.wire import Ask, NoSuchRouteError, ServerWire, about, ignored, now_ms, of_json, path_of
+from ffsuper.clients import AnyClient, Execution
+from ffsuper.errors import ExecutionNotFoundError, RefusedError
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.sansio import partition
+from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import streams, submissions
 from ffsuper.store.signals import Delivery, OpenWaitpoint
-from ffsuper.store.streams import StreamFrame
+from ffsuper.store.streams import Standing, StreamFrame
 from ffsuper.store.submissions import Submission
 
 # The protocol's most for one request.
@@ -45,15 +46,23 @@ class AdminClient(AnyClient, BudgetVerbs):
     Args:
         server: its URL.
         token: the bearer token that it wants, if it wants any.
+        ca_file: certificates to trust, for ``https://``; the system's when absent.
         patience_s: for how long calls are repeated while server or store cannot be reached. Those that must not be
             carried out twice are repeated only where they certainly were not.
 
     Raises:
-        ConfigError: httpx is not installed, or URL or token cannot be any.
+        ConfigError: httpx is not installed, URL or token cannot be any, or ``ca_file`` holds no certificates.
     """
 
-    def __init__(self, server: str = "http://127.0.0.1:9090", *, token: str = "", patience_s: float = 10.0) -> None:
-        self._wire = ServerWire(server, token, patience_s)
+    def __init__(
+        self,
+        server: str = "http://127.0.0.1:9090",
+        *,
+        token: str = "",
+        ca_file: Path | None = None,
+        patience_s: float = 10.0,
+    ) -> None:
+        self._wire = ServerWire(server, token, patience_s, ca_file)
         self._known_counts: PartitionCounts | None = None
 
     def close(self) -> None:
@@ -105,13 +114,26 @@ class AdminClient(AnyClient, BudgetVerbs):
         return self._wire.call(ask)
 
     def show(self, execution_id: str) -> Execution:
-        """Return an execution as far as the server tells: without tags and attempts.
+        """Return an execution with its tags and attempts, as far as the server tells.
 
         Raises:
             ValueError: that is no execution id.
             ExecutionNotFoundError: there is none with this id.
         """
-        return self._wire.call(about(execution_id, "show", "", execution_of))
+        try:
+            return self._details(execution_id)[0]
+        except NoSuchRouteError:
+            return self._wire.call(about(execution_id, "show", "", execution_of))
+
+    def history(self, execution_id: str) -> list[dict[str, str]]:
+        """Return the events of an execution's leases, oldest first, as far back as the server tells."""
+        try:
+            return self._details(execution_id)[1]
+        except (ExecutionNotFoundError, NoSuchRouteError):
+            return []
+
+    def _details(self, execution_id: str) -> tuple[Execution, list[dict[str, str]]]:
+        return self._wire.call(about(execution_id, "show", "/details", details_of))
 
     def state(self, execution_id: str) -> str:
         """Return an execution's public state.
@@ -213,33 +235,29 @@ class AdminClient(AnyClient, BudgetVerbs):
         Raises:
             ExecutionNotFoundError: there is none with this id.
         """
-        index, last = 0, streams.FIRST
-        while True:
-            # What is read from here on is all there is, if the execution had ended or another attempt had begun.
-            execution = self.show(execution_id)
-            is_newest = index >= int(execution.record["current_attempt_index"])
-            is_over = execution.is_final or not live
-            frames = self._frames(execution.id, index, last, 0 if is_over or not is_newest else streams.BLOCK_MS)
-            yield from frames
-            if frames:
-                last = frames[-1].id
-            elif not is_newest:
-                index, last = index + 1, streams.FIRST
-            elif is_over:
-                return
-            else:
-                time.sleep(LONGEST_POLL_S)
+        known = partition.parse(execution_id)
+        closed: set[int] = set()
 
-    def _frames(self, execution_id: ExecutionId, index: int, after: str, block_ms: int) -> list[StreamFrame]:
-        return self._wire.call(
-            Ask(
-                verb="tail",
-                path=path_of(execution_id, f"/attempts/{index}/stream/tail"),
-                query={"after": after, "block_ms": block_ms, "limit": MOST_FRAMES},
-                read=of_json(lambda told: frames_of(index, told["frames"])),
-                subject=execution_id,
+        def look(index: int) -> Standing:
+            execution = self._wire.call(about(known, "tail", "", execution_of))
+            attempts = int(execution.record["current_attempt_index"]) + 1
+            return Standing(attempts, execution.is_final, is_closed=index in closed)
+
+        def read_after(index: int, after: str, block_ms: int) -> list[StreamFrame]:
+            frames, is_closed = self._wire.call(
+                Ask(
+                    verb="tail",
+                    path=path_of(known, f"/attempts/{index}/stream/tail"),
+                    query={"after": after, "block_ms": block_ms, "limit": MOST_FRAMES},
+                    read=of_json(lambda told: (frames_of(index, told["frames"]), bool(told.get("closed_at")))),
+                    subject=known,
+                )
             )
-        )
+            if is_closed:
+                closed.add(index)
+            return frames
+
+        return streams.follow(look, read_after, live)
 
     def list_lane(self, lane: str, index: str = "eligible", limit: int = 100) -> list[Execution]:
         """Return executions of a lane that are in one of its indexes, by priority and age; a request per partition.

@@ -1,0 +1,1 @@
+"""The client of a server: executions, and what operators do, over HTTP."""
