@@ -1,32 +1,40 @@
-"""Decides which execution a worker gets next: within budget, within quota, for the right capabilities.
+"""Decides which executions workers get next: within budget, within quota, for the right capabilities.
 
-One call asks all partitions of the lane which have anything, then some of these what they have: the oldest executions
-of each priority. Among them the highest priority comes first, where waiting counts: so long is worth one level more.
-At one level the namespace that has waited longest for its turn comes first, then the older execution. What may not
-run now is blocked with its reason, and the next one is looked at; the engine lets it go when the reason has.
+Workers that ask for the same, of one lane and with the same capabilities, are served together: one call asks all
+partitions of the lane which have anything, then some of these what they have, the oldest executions of each priority.
+Among them the highest priority comes first, where waiting counts (``sansio.turns``), and each worker is granted one.
+What may not run now is blocked with its reason, and the next one is looked at. The engine lets it go when the reason
+has, and so does the scheduler itself where a quota has room again, which is often.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ffsuper.errors import RefusedError, StoreError
+import trio
+
+from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio import unblock
-from ffsuper.store.admission import Admission, Claimant, Quota, Waiting
+from ffsuper.sansio.turns import Waiting, in_turn
+from ffsuper.store.admission import Admission, Claimant, Obstacle
 from ffsuper.store.looks import Index, indexes
 from ffsuper.store.outage import STORE_AWAY
 
 LOG = logging.getLogger(__name__)
 
-# Waiting for so long is worth one level of priority.
-AGEING_MS = 10_000
 # Partitions that are asked for executions in one round trip.
 PARTITIONS_AT_ONCE = 64
-ADMITTED = ("ADMITTED", "ALREADY_ADMITTED")
+# Partitions on which a look lets go what had waited for a quota.
+RELIEVED_AT_ONCE = 16
+# At least so many executions of each partition, priority and namespace are looked at.
+PICK = 4
+# Where there was work a moment ago it is looked for again without a look at all partitions.
+FRESH_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +45,82 @@ class Granted:
     expires_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Partitions on which a lane has work, until when that is taken for granted."""
+
+    found: Sequence[Index]
+    until_s: float
+
+
 class Scheduler:
-    """Grants executions, one at a time. It keeps no state: any number may run."""
+    """Grants executions. Any number may run: what it keeps is only where there was work a moment ago."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, partitions: int) -> None:
         self._admission = admission
+        self._partitions = range(partitions)
+        self._places: dict[LaneId, Places] = {}
 
-    async def claim(self, lane: LaneId, claimant: Claimant) -> Granted | None:
-        """Grant the execution whose turn it is; None when there is none for this worker.
+    async def claim(self, lane: LaneId, claimants: Sequence[Claimant]) -> list[Granted | None]:
+        """Grant to each of these workers, which have the same capabilities, the execution whose turn it is.
+
+        Returns:
+            What each was granted, in their order; None for those for whom there is nothing.
 
         Raises:
             StoreError: the store is away.
         """
-        wanted = indexes("eligible", range(self._admission.counts.flow), [lane])
-        present = await self._admission.present(wanted)
-        random.shuffle(present)
-        while present:
-            some, present = present[:PARTITIONS_AT_ONCE], present[PARTITIONS_AT_ONCE:]
-            granted = await self._claim_from(some, lane, claimant)
-            if granted is not None:
+        granted: list[Granted | None] = [None] * len(claimants)
+        known = self._places.get(lane)
+        if known is not None and known.until_s > trio.current_time():
+            await self._claim_from(known.found[:PARTITIONS_AT_ONCE], lane, claimants, granted)
+            if any(granted):
                 return granted
-        return None
+        present = await self._look(lane)
+        for start in range(0, len(present), PARTITIONS_AT_ONCE):
+            await self._claim_from(present[start : start + PARTITIONS_AT_ONCE], lane, claimants, granted)
+            if all(granted):
+                break
+        return granted
 
-    async def _claim_from(self, places: Sequence[Index], lane: LaneId, claimant: Claimant) -> Granted | None:
+    async def _look(self, lane: LaneId) -> list[Index]:
+        """Return the partitions on which there is work, in any order."""
+        names = ("eligible", "blocked:quota")
+        wanted = [index for name in names for index in indexes(name, self._partitions, [lane])]
+        present = await self._admission.present(wanted)
+        found = [index for index in present if index.name == "eligible"]
+        waiting = [index for index in present if index.name == "blocked:quota"]
+        if waiting:
+            some = random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE))
+            relieved = {index.tag for index in some if await self._relieve(index)} - {index.tag for index in found}
+            found += [index for index in wanted[: len(self._partitions)] if index.tag in relieved]
+        random.shuffle(found)
+        if found:
+            self._places[lane] = Places(found, trio.current_time() + FRESH_S)
+        else:
+            self._places.pop(lane, None)
+        return found
+
+    async def _relieve(self, waiting: Index) -> bool:
+        """Let executions go that waited for a quota that has room now; tell whether there were any."""
+        (causes,) = await self._admission.causes([(waiting, 0)])
+        if isinstance(causes, StoreError):
+            LOG.warning("damaged key skipped", extra={"key": waiting.key, "error": causes})
+            return False
+        room = unblock.within_quota(causes.counts, await self._admission.quota_room(causes.counts))
+        if not room:
+            return False
+        (released,) = await self._admission.release([(waiting, 0, room)])
+        return not isinstance(released, StoreError) and released.released > 0
+
+    async def _claim_from(
+        self, places: Sequence[Index], lane: LaneId, claimants: Sequence[Claimant], granted: list[Granted | None]
+    ) -> None:
+        """Grant what these partitions have to workers that have nothing yet."""
+        count, capabilities = max(PICK, granted.count(None)), claimants[0].capabilities
         waiting, now_ms = list[Waiting](), 0
-        for index, picked in zip(places, await self._admission.pick(places, claimant.capabilities), strict=True):
+        picks = await self._admission.pick(places, capabilities, count)
+        for index, picked in zip(places, picks, strict=True):
             if isinstance(picked, STORE_AWAY):
                 raise picked
             if isinstance(picked, StoreError):
@@ -70,48 +129,60 @@ class Scheduler:
             waiting += picked.waiting
             now_ms = max(now_ms, picked.now_ms)
         if not waiting:
-            return None
-        turns = await self._admission.last_turns(lane, sorted({one.namespace for one in waiting}))
-        waiting.sort(key=lambda one: (-level(one, now_ms), turns[one.namespace], one.created_at_ms))
-        named = frozenset[str]().union(*(unblock.budget_ids(one.budget_ids) for one in waiting))
-        used_up = await self._admission.used_up(named)
-        quotas = await self._admission.quotas(sorted({one.quota_id for one in waiting if one.quota_id}))
-        for one in waiting:
-            spent = unblock.budget_ids(one.budget_ids) & used_up
-            if spent:
-                detail = f"budget {', '.join(sorted(spent))} is used up"
-                await self._admission.block(lane, one, "blocked:budget", "waiting_for_budget", detail, now_ms)
-                continue
-            quota = quotas.get(one.quota_id)
-            admitted = await self._admits(lane, one, quota, now_ms)
-            if admitted and await self._grants(lane, one, quota, claimant, now_ms):
-                return Granted(one.execution_id, now_ms + claimant.grant_ttl_ms)
-        return None
+            return
+        namespaces = sorted({one.namespace for one in waiting})
+        turns = await self._admission.last_turns(lane, namespaces) if len(namespaces) > 1 else {}
+        affordable = await self._within_budget(lane, waiting, now_ms)
+        had_turns, turn = dict[str, float](), max([now_ms, *turns.values()])
+        candidates = in_turn(affordable, turns, now_ms)
+        while (free := [place for place, one in enumerate(granted) if one is None]) and (
+            batch := list(itertools.islice(candidates, len(free)))
+        ):
+            pairs = list(zip(batch, [claimants[place] for place in free], strict=False))
+            for place, (one, claimant), is_granted in zip(
+                free, pairs, await self._grant(lane, pairs, now_ms), strict=False
+            ):
+                if is_granted:
+                    granted[place] = Granted(one.execution_id, now_ms + claimant.grant_ttl_ms)
+                    turn += 1
+                    had_turns[one.namespace] = turn
+        if had_turns and len(namespaces) > 1:
+            await self._admission.note_turns(lane, had_turns)
 
-    async def _admits(self, lane: LaneId, one: Waiting, quota: Quota | None, now_ms: int) -> bool:
-        if quota is None or not quota.is_limited:
-            return True
-        told = await self._admission.admit(one, quota, now_ms)
-        if told not in ("RATE_EXCEEDED", "CONCURRENCY_EXCEEDED"):
-            return True
-        limit = f"rate limit {quota.rate:g} per {quota.window_s:g}s window"
-        if told == "CONCURRENCY_EXCEEDED":
-            limit = f"concurrency cap {quota.cap:g}"
-        detail = f"quota {one.quota_id}: {limit}"
-        await self._admission.block(lane, one, "blocked:quota", "waiting_for_quota", detail, now_ms)
-        return False
+    async def _within_budget(self, lane: LaneId, waiting: Sequence[Waiting], now_ms: int) -> list[Waiting]:
+        """Return the executions whose budgets are not used up; the others are set aside."""
+        budgets = {one.execution_id: unblock.budget_ids(one.budget_ids) for one in waiting if one.budget_ids}
+        if not budgets:
+            return list(waiting)
+        used_up = await self._admission.used_up(frozenset[str]().union(*budgets.values()))
+        spent = {one: ids & used_up for one, ids in budgets.items() if ids & used_up}
+        obstacles = [
+            Obstacle(one, "blocked:budget", f"budget {', '.join(sorted(ids))} is used up")
+            for one, ids in spent.items()
+        ]
+        await self._set_aside(lane, obstacles, now_ms)
+        return [one for one in waiting if one.execution_id not in spent]
 
-    async def _grants(self, lane: LaneId, one: Waiting, quota: Quota | None, claimant: Claimant, now_ms: int) -> bool:
-        refusal = await self._admission.grant(lane, one, claimant, now_ms)
-        if refusal is None:
-            return True
-        if quota is not None:
-            await self._admission.give_back(one)
-        if not isinstance(refusal, RefusedError):
-            raise refusal
-        return False
+    async def _grant(self, lane: LaneId, pairs: Sequence[tuple[Waiting, Claimant]], now_ms: int) -> list[bool]:
+        """Grant each execution to its worker; tell which were. Those that a quota does not admit are set aside."""
+        answers = await self._admission.grant(lane, [(one.execution_id, claimant) for one, claimant in pairs])
+        for answer in answers:
+            if isinstance(answer, STORE_AWAY):
+                raise answer
+        granted = [not isinstance(answer, StoreError) for answer in answers]
+        limited = {
+            one.execution_id: one.quota_id
+            for (one, _), is_granted in zip(pairs, granted, strict=True)
+            if is_granted and one.quota_id
+        }
+        details = await self._admission.obstacles(limited)
+        obstacles = [Obstacle(one, "blocked:quota", detail) for one, detail in details.items()]
+        await self._set_aside(lane, obstacles, now_ms)
+        return [
+            is_granted and one.execution_id not in details
+            for (one, _), is_granted in zip(pairs, granted, strict=True)
+        ]
 
-
-def level(waiting: Waiting, now_ms: float) -> int:
-    """Return an execution's priority, with what its waiting is worth."""
-    return waiting.priority + int(max(0.0, now_ms - waiting.created_at_ms) // AGEING_MS)
+    async def _set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
+        if obstacles:
+            await self._admission.set_aside(lane, obstacles, now_ms)

@@ -21,8 +21,8 @@ from ffsuper.errors import (
 )
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio.partition import PartitionCounts, parse
-from ffsuper.server.long_poll import LongPoll
 from ffsuper.server.metrics import Metrics
+from ffsuper.server.rounds import Rounds
 from ffsuper.server.scheduler import Scheduler
 from ffsuper.store import submissions
 from ffsuper.store.admission import Admission
@@ -94,8 +94,7 @@ class Service:
     counts: PartitionCounts
     connection: Connection
     streams: Connection
-    scheduler: Scheduler
-    long_poll: LongPoll
+    rounds: Rounds
     background: trio.Nursery
     stopping: trio.Event
     stream_operations: Pool
@@ -152,14 +151,12 @@ async def open_service(
         open_connection(store, "streams") as streams,
         trio.open_nursery() as background,
     ):
-        scheduler = Scheduler(Admission(connection, counts))
         yield Service(
             config=config,
             counts=counts,
             connection=connection,
             streams=streams,
-            scheduler=scheduler,
-            long_poll=LongPoll(scheduler, stopping),
+            rounds=Rounds(Scheduler(Admission(connection, counts), counts.flow), background, stopping),
             background=background,
             stopping=stopping,
             stream_operations=Pool("stream_ops", config.stream_operations),

@@ -44,11 +44,12 @@ async def claim(
         capabilities=",".join(sorted(set(body.capabilities))),
         grant_ttl_ms=body.grant_ttl_ms,
     )
-    granted = await service.scheduler.claim(lane, claimant)
-    if granted is None and body.wait_ms:
+    if body.wait_ms:
         async with service.watched(request) as gone:
             with service.metrics.waiting.track_inprogress():
-                granted = await service.long_poll.wait(lane, claimant, body.wait_ms / 1000, gone)
+                granted = await service.rounds.claim(lane, claimant, body.wait_ms / 1000, gone)
+    else:
+        granted = await service.rounds.claim(lane, claimant)
     if granted is None:
         return Response(status_code=204)
     service.metrics.grants.inc()

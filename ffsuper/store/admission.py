@@ -1,40 +1,21 @@
-"""What the scheduler reads and writes: candidates of a lane, admission to quotas, blocks and grants."""
+"""What the scheduler reads and writes: candidates of a lane, grants, admission to quotas, blocks."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.sansio.partition import PartitionCounts, of_bytes
+from ffsuper.sansio.turns import Waiting
 from ffsuper.store import keys
-from ffsuper.store.blocked import Blocked
+from ffsuper.store.blocked import Blocked, number
 from ffsuper.store.keys import ExecutionKeys, QuotaKeys
 from ffsuper.store.looks import Index
-from ffsuper.store.replies import Call, Part, Status, fcall
+from ffsuper.store.replies import Call, Status, fcall
 
-# Oldest executions of each priority and namespace, of one partition.
-PICK = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An execution that a worker might have next.
-
-    Attributes:
-        budget_ids: comma-separated, as in the record.
-        quota_id: empty for none.
-    """
-
-    execution_id: ExecutionId
-    priority: int
-    created_at_ms: float
-    namespace: str
-    budget_ids: str
-    quota_id: str
+# Names of indexes and the reasons for being in them, as the protocol has them.
+REASONS = {"blocked:budget": "waiting_for_budget", "blocked:quota": "waiting_for_quota"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +28,6 @@ class Picked:
 
     now_ms: int
     waiting: Sequence[Waiting]
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """A quota policy; 0 where it sets no limit."""
-
-    rate: float
-    window_s: float
-    cap: float
-    jitter_ms: float
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether it limits anything."""
-        return self.rate > 0 or self.cap > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,54 +45,70 @@ class Claimant:
     grant_ttl_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an execution may not run now.
+
+    Attributes:
+        index: where it waits, ``blocked:budget`` or ``blocked:quota``.
+        detail: for people.
+    """
+
+    execution_id: ExecutionId
+    index: str
+    detail: str
+
+
 class Admission(Blocked):
     """What the scheduler does in the store."""
 
-    def __init__(self, connection: Any, counts: PartitionCounts) -> None:
-        super().__init__(connection, counts)
-        self.counts = counts
+    async def pick(self, places: Sequence[Index], capabilities: str, count: int) -> list[Picked | StoreError]:
+        """Return what eligible indexes have for a worker; what it cannot run is blocked on the way.
 
-    async def pick(self, places: Sequence[Index], capabilities: str) -> list[Picked | StoreError]:
-        """Return what eligible indexes have for a worker; what it cannot run is blocked on the way."""
-        return await self._connection.try_all([pick(index, capabilities) for index in places])
+        Args:
+            count: how many of each index, priority and namespace.
+        """
+        return await self._connection.try_all([pick(index, capabilities, count) for index in places])
 
     async def last_turns(self, lane: LaneId, namespaces: Sequence[str]) -> dict[str, float]:
         """Return when each namespace was last granted something of a lane, in ms; 0 for never."""
-        if not namespaces:
-            return {}
         read = Call(("ZMSCORE", keys.turns(lane), *namespaces), lambda reply: [float(part or 0) for part in reply])
         found: list[float] = await self._connection.run(read)
         return dict(zip(namespaces, found, strict=True))
 
-    async def quotas(self, ids: Sequence[str]) -> dict[str, Quota]:
-        """Return quota policies by their ids; those that cannot be read limit nothing."""
-        known = {text: at for text in ids if (at := self._quota_keys(text)) is not None}
-        found: list[Quota | None] = await self._read([read_quota(at) for at in known.values()])
-        return {text: quota for text, quota in zip(known, found, strict=True) if quota is not None}
+    async def note_turns(self, lane: LaneId, turns: Mapping[str, float]) -> None:
+        """Note when namespaces have had their turn, if that can be done now."""
+        pairs = [part for namespace, at_ms in turns.items() for part in (at_ms, namespace)]
+        await self._connection.try_all([Call(("ZADD", keys.turns(lane), *pairs), lambda _: None)])
 
-    async def admit(self, waiting: Waiting, quota: Quota, now_ms: int) -> str:
-        """Ask a quota to admit an execution; return what it says, ``ADMITTED`` for instance."""
-        at = QuotaKeys(of_bytes(uuid.UUID(waiting.quota_id).bytes, self.counts.quota), waiting.quota_id)
-        return await self._connection.run(admit(waiting.execution_id, at, quota, now_ms))
+    async def grant(
+        self, lane: LaneId, wanted: Sequence[tuple[ExecutionId, Claimant]]
+    ) -> list[ExecutionId | StoreError]:
+        """Grant executions, each to one worker; a refusal means that somebody else was quicker."""
+        return await self._connection.try_all([grant(lane, *one) for one in wanted])
 
-    async def give_back(self, waiting: Waiting) -> None:
-        """Give an admission back, if that can be done now."""
-        at = QuotaKeys(of_bytes(uuid.UUID(waiting.quota_id).bytes, self.counts.quota), waiting.quota_id)
-        await self._connection.try_all([release(waiting.execution_id, at)])
+    async def obstacles(self, granted: Mapping[ExecutionId, str]) -> dict[ExecutionId, str]:
+        """Ask quotas to admit executions; return those that they do not, with what stands against them.
 
-    async def block(self, lane: LaneId, waiting: Waiting, name: str, reason: str, detail: str, now_ms: int) -> None:
-        """Set an execution aside; a refusal means that it is not there to be set aside any more."""
-        await self._connection.try_all([block(lane, waiting.execution_id, name, reason, detail, now_ms)])
+        They must have been granted before: who is admitted without a grant is taken for one that does not run.
 
-    async def grant(self, lane: LaneId, waiting: Waiting, claimant: Claimant, now_ms: int) -> StoreError | None:
-        """Grant an execution to a worker, and note that its namespace has had its turn."""
-        granted, _ = await self._connection.try_all(
-            [grant(lane, waiting.execution_id, claimant), note_turn(lane, waiting.namespace, now_ms)]
-        )
-        return granted if isinstance(granted, StoreError) else None
+        Args:
+            granted: executions with their quotas' ids; what is no id limits nothing, nor does a damaged quota.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        known = {one: at for one, text in granted.items() if (at := self._quota_keys(text)) is not None}
+        answers = await self._read([admit(*one) for one in known.items()])
+        return {one: answer for one, answer in zip(known, answers, strict=True) if answer}
+
+    async def set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
+        """Take grants back that are there, and set executions aside; a refusal means that one has gone elsewhere."""
+        ungrants = [ungrant(one.execution_id) for one in obstacles]
+        await self._connection.try_all([*ungrants, *(block(lane, one, now_ms) for one in obstacles)])
 
 
-def pick(index: Index, capabilities: str) -> Call[Picked]:
+def pick(index: Index, capabilities: str, count: int) -> Call[Picked]:
     """Ask one partition."""
 
     def parse(status: Status) -> Picked:
@@ -138,51 +120,10 @@ def pick(index: Index, capabilities: str) -> Call[Picked]:
         ]
         return Picked(status.number(0), found)
 
-    return fcall("ffsuper_pick", (index.key, index.beside("blocked:route")), (capabilities, PICK), parse)
+    return fcall("ffsuper_pick", (index.key, index.beside("blocked:route")), (capabilities, count), parse)
 
 
-def number(text: str) -> float:
-    """Read a number; 0 for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
-
-
-def read_quota(at: QuotaKeys) -> Call[Quota]:
-    """Read a quota policy."""
-    fields = ("max_requests_per_window", "requests_per_window_seconds", "active_concurrency_cap", "jitter_ms")
-
-    def parse(reply: Sequence[bytes | None]) -> Quota:
-        rate, window_s, cap, jitter_ms = (number((part or b"").decode(errors="replace")) for part in reply)
-        return Quota(rate, window_s if reply[1] is not None else 60.0, cap, jitter_ms)
-
-    return Call(("HMGET", at.definition, *fields), parse)
-
-
-def admit(execution_id: ExecutionId, at: QuotaKeys, quota: Quota, now_ms: int) -> Call[str]:
-    """Ask a quota; its answer is a bare list."""
-    args = (now_ms, quota.window_s, quota.rate, quota.cap, execution_id, quota.jitter_ms)
-    touched = (at.window, at.concurrency, at.definition, at.admitted(execution_id), at.admitted_set)
-    texts = [str(one) for one in args]
-    command: tuple[Part, ...] = ("FCALL", "ff_check_admission_and_record", len(touched), *touched, *texts)
-    return Call(command, lambda reply: bytes(reply[0]).decode() if isinstance(reply[0], bytes) else "REFUSED")
-
-
-def release(execution_id: ExecutionId, at: QuotaKeys) -> Call[None]:
-    """Give an admission back."""
-    touched = (at.admitted(execution_id), at.admitted_set, at.concurrency)
-    return fcall("ff_release_admission", touched, (execution_id,), lambda _: None)
-
-
-def block(lane: LaneId, execution_id: ExecutionId, name: str, reason: str, detail: str, now_ms: int) -> Call[None]:
-    """Set an execution aside into the lane's index of that name."""
-    at = ExecutionKeys.of(execution_id)
-    touched = (at.core, at.partition.lane(lane, "eligible"), at.partition.lane(lane, name))
-    return fcall("ff_block_execution_for_admission", touched, (execution_id, reason, detail, now_ms), lambda _: None)
-
-
-def grant(lane: LaneId, execution_id: ExecutionId, claimant: Claimant) -> Call[None]:
+def grant(lane: LaneId, execution_id: ExecutionId, claimant: Claimant) -> Call[ExecutionId]:
     """Grant an execution."""
     at = ExecutionKeys.of(execution_id)
     return fcall(
@@ -192,10 +133,34 @@ def grant(lane: LaneId, execution_id: ExecutionId, claimant: Claimant) -> Call[N
             *(execution_id, claimant.worker_id, claimant.instance_id, lane),
             *("", claimant.grant_ttl_ms, "", "", claimant.capabilities),
         ),
-        lambda _: None,
+        lambda _: execution_id,
     )
 
 
-def note_turn(lane: LaneId, namespace: str, now_ms: int) -> Call[None]:
-    """Note that a namespace has had its turn."""
-    return Call(("ZADD", keys.turns(lane), now_ms, namespace), lambda _: None)
+def ungrant(execution_id: ExecutionId) -> Call[None]:
+    """Take a grant back."""
+    return Call(("DEL", ExecutionKeys.of(execution_id).part("claim_grant")), lambda _: None)
+
+
+def admit(execution_id: ExecutionId, at: QuotaKeys) -> Call[str]:
+    """Ask a quota; tells what stands against it, empty for nothing."""
+
+    def parse(status: Status) -> str:
+        word, rate, window_s, cap = (status.text(position) for position in range(4))
+        match word:
+            case "RATE_EXCEEDED":
+                return f"quota {at.id}: rate limit {rate}/{rate} per {window_s}s window"
+            case "CONCURRENCY_EXCEEDED":
+                return f"quota {at.id}: concurrency cap {cap}"
+        return ""
+
+    touched = (at.window, at.concurrency, at.definition, at.admitted(execution_id), at.admitted_set)
+    return fcall("ffsuper_admit", touched, (execution_id,), parse)
+
+
+def block(lane: LaneId, obstacle: Obstacle, now_ms: int) -> Call[None]:
+    """Set an execution aside."""
+    at = ExecutionKeys.of(obstacle.execution_id)
+    touched = (at.core, at.partition.lane(lane, "eligible"), at.partition.lane(lane, obstacle.index))
+    args = (obstacle.execution_id, REASONS[obstacle.index], obstacle.detail, now_ms)
+    return fcall("ff_block_execution_for_admission", touched, args, lambda _: None)

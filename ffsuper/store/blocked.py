@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ffsuper.errors import StoreError, StoreScriptError
+from ffsuper.messages import ExecutionId
 from ffsuper.sansio.partition import PartitionCounts, of_bytes
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
-from ffsuper.store.keys import BudgetKeys, QuotaKeys
+from ffsuper.store.keys import BudgetKeys, ExecutionKeys, QuotaKeys
 from ffsuper.store.looks import Index, Looks
 from ffsuper.store.replies import Call, Status, fcall, text_fields
 
@@ -110,11 +111,41 @@ class Blocked(Looks):
             return None
 
     async def quota_room(self, ids: Collection[str]) -> dict[str, int | None]:
-        """Return for how many executions each quota has room now; None without end, and for what is no quota's id."""
+        """Return for how many executions each quota has room now; None without end, and for what is no quota's id.
+
+        Places of executions that do not run any more are given back first.
+        """
         known = {text: at for text in ids if (at := self._quota_keys(text)) is not None}
+        for at in known.values():
+            await self.give_back(at)
         found: list[float | None] = await self._read([read_quota_room(at) for at in known.values()])
         rooms = {text: 0 if room is None else room for text, room in zip(known, found, strict=True)}
         return {text: None if (room := rooms.get(text, math.inf)) == math.inf else int(room) for text in ids}
+
+    async def give_back(self, at: QuotaKeys) -> int:
+        """Give the places of executions back that neither run nor are granted to anybody; tell how many.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        cursor, given_back = b"0", 0
+        while True:
+            scan = ("SSCAN", at.admitted_set, cursor, "COUNT", PAGE)
+            (page,) = await self._read([Call(scan, lambda reply: (reply[0], reply[1]))])
+            if page is None:
+                return given_back
+            cursor, members = page
+            admitted = [ExecutionId(one.decode(errors="replace")) for one in members]
+            known = [one for one in admitted if keys.is_execution_id(one)]
+            # The grant first: it is taken away in the moment in which the execution becomes active.
+            reads = [call for one in known for call in (is_granted(one), is_active(one))]
+            found = await self._read(reads)
+            idle = [one for one, *held in zip(known, found[::2], found[1::2], strict=True) if held == [False, False]]
+            idle += [one for one in admitted if one not in known]
+            await self._read([give_back(one, at) for one in idle])
+            given_back += len(idle)
+            if cursor == b"0":
+                return given_back
 
     def _quota_keys(self, text: str) -> QuotaKeys | None:
         try:
@@ -136,6 +167,23 @@ def read_text(key: str) -> Call[str]:
 def exists(key: str) -> Call[bool]:
     """Tell whether a key exists."""
     return Call(("EXISTS", key), bool)
+
+
+def is_granted(execution_id: ExecutionId) -> Call[bool]:
+    """Tell whether some worker may claim an execution."""
+    return Call(("EXISTS", ExecutionKeys.of(execution_id).part("claim_grant")), bool)
+
+
+def is_active(execution_id: ExecutionId) -> Call[bool]:
+    """Tell whether an execution runs."""
+    core = ExecutionKeys.of(execution_id).core
+    return Call(("HGET", core, "lifecycle_phase"), lambda reply: bool(reply == b"active"))
+
+
+def give_back(execution_id: ExecutionId, at: QuotaKeys) -> Call[None]:
+    """Give an execution's place in a quota back, if it has one."""
+    touched = (at.definition, at.admitted(execution_id), at.admitted_set, at.concurrency)
+    return fcall("ffsuper_give_back", touched, (execution_id,), lambda _: None)
 
 
 def is_used_up(limits: Mapping[str, str], usage: Mapping[str, str]) -> bool:

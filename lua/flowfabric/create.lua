@@ -1,5 +1,7 @@
 -- Creation of executions.
 
+local MAX_BUDGETS = 100
+
 -- Refuses a required capability that could not stand in a list.
 local function require_capability_token(token)
   if type(token) ~= 'string' then
@@ -16,20 +18,54 @@ end
 -- What a decoded policy requires of the worker, nil for nothing. Null counts as absent: the reference refuses it,
 -- although its own clients write it.
 local function routing_requirements(policy)
-  if type(policy) == 'table' and policy.routing_requirements ~= cjson.null then
+  if policy.routing_requirements ~= cjson.null then
     return policy.routing_requirements
   end
 end
 
--- Returns the capabilities that a policy requires: sorted, with commas between them, empty when there are none.
-local function required_capabilities(policy_json)
+-- Returns a policy as a table, empty for anything else that is JSON.
+local function decoded_policy(policy_json)
   if not is_set(policy_json) or policy_json == '{}' then
-    return ''
+    return {}
   end
   local is_readable, policy = pcall(cjson.decode, policy_json)
   if not is_readable then
     refuse('invalid_policy_json', 'malformed')
   end
+  return type(policy) == 'table' and policy or {}
+end
+
+-- Refuses what is no UUID, in whatever of its forms.
+local function require_uuid(text, name)
+  local digits = type(text) == 'string' and string.match(text, '^[%x-]+$') and string.gsub(text, '-', '') or ''
+  if #digits ~= 32 then
+    refuse('invalid_policy_json', name .. ':not_a_uuid')
+  end
+  return text
+end
+
+-- Returns the budgets that a policy names, with commas between them, and its quota policy; both empty for none. The
+-- reference stores them in the policy alone, where its scheduler does not look.
+local function admission_limits(policy)
+  local ids, quota_policy_id = policy.budget_ids, policy.quota_policy_id
+  if ids == nil or ids == cjson.null then
+    ids = {}
+  elseif type(ids) ~= 'table' then
+    refuse('invalid_policy_json', 'budget_ids:not_array')
+  elseif #ids > MAX_BUDGETS then
+    refuse('invalid_policy_json', 'budget_ids:too_many')
+  end
+  for _, id in ipairs(ids) do
+    require_uuid(id, 'budget_ids')
+  end
+  if quota_policy_id == nil or quota_policy_id == cjson.null then
+    return table.concat(ids, ','), ''
+  end
+  return table.concat(ids, ','), require_uuid(quota_policy_id, 'quota_policy_id')
+end
+
+-- Returns the capabilities that a policy requires: sorted, with commas between them, empty when there are none.
+local function required_capabilities(policy)
   local routing = routing_requirements(policy)
   if routing == nil then
     return ''
@@ -152,7 +188,8 @@ local CREATE_ARGUMENTS = { 'execution_id', 'namespace', 'lane_id', 'execution_ki
 --       4 execution_kind
 --       5 priority            number, brought into 0 to 9000
 --       6 creator_identity
---       7 policy              JSON, stored as it is; routing_requirements.required_capabilities is read
+--       7 policy              JSON, stored as it is; read are routing_requirements.required_capabilities, budget_ids and
+--                             quota_policy_id
 --       8 payload             any bytes; empty: none is stored
 --       9 delay_until         number, ms; empty or past: no delay
 --      10 dedup_ttl_ms        number; empty or not > 0: the key is not kept
@@ -173,7 +210,9 @@ register('ff_create_execution', function(keys, args)
   elseif redis.call('EXISTS', core) == 1 then
     return { 1, 'DUPLICATE', execution_id }
   end
-  local required = required_capabilities(args[7])
+  local policy = decoded_policy(args[7])
+  local required = required_capabilities(policy)
+  local budget_ids, quota_policy_id = admission_limits(policy)
   text_argument(args[#CREATE_ARGUMENTS], CREATE_ARGUMENTS[#args + 1]) -- names the first that is absent
   local until_ms = args[9] ~= '' and number_argument(args[9], 'delay_until')
   local deadline_ms = args[12] ~= '' and score_argument(args[12], 'execution_deadline')
@@ -188,6 +227,12 @@ register('ff_create_execution', function(keys, args)
   write_created(core, args, priority, is_delayed and args[9], tostring(now_ms))
   if required ~= '' then
     redis.call('HSET', core, 'required_capabilities', required)
+  end
+  if budget_ids ~= '' then
+    redis.call('HSET', core, 'budget_ids', budget_ids)
+  end
+  if quota_policy_id ~= '' then
+    redis.call('HSET', core, 'quota_policy_id', quota_policy_id)
   end
   write_submitted(keys[2], keys[3], keys[4], args)
   if is_delayed then

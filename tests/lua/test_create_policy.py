@@ -116,3 +116,38 @@ def test_a_bad_policy_is_refused(world: World, policy: str, refusal: list[str]) 
         # The arguments are looked at after the policy.
         reply = call_create(world, new_keys(), policy=policy, delay_until="x", execution_deadline="x")
     assert reply == [0, *refusal]
+
+
+BUDGETS = ["550e8400-e29b-41d4-a716-446655440000", "6ba7b8109dad11d180b400c04fd430c8"]
+
+
+def test_the_limits_that_a_policy_names_are_in_the_record(world: World) -> None:
+    keys = create(world, policy=json.dumps({"budget_ids": BUDGETS, "quota_policy_id": BUDGETS[0]}))
+    record = world.value(keys.core)
+    assert (record["budget_ids"], record["quota_policy_id"]) == (",".join(BUDGETS), BUDGETS[0])
+
+
+@pytest.mark.parametrize("policy", ['{"budget_ids":[]}', '{"budget_ids":null,"quota_policy_id":null}', "{}", "[]"])
+def test_a_policy_without_limits_leaves_none(world: World, policy: str) -> None:
+    record = world.value(create(world, policy=policy).core)
+    assert not {"budget_ids", "quota_policy_id"} & record.keys()
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        ({"budget_ids": "x"}, "budget_ids:not_array"),
+        ({"budget_ids": 5}, "budget_ids:not_array"),
+        ({"budget_ids": [5]}, "budget_ids:not_a_uuid"),
+        ({"budget_ids": [None]}, "budget_ids:not_a_uuid"),
+        ({"budget_ids": ["a,b"]}, "budget_ids:not_a_uuid"),
+        ({"budget_ids": [BUDGETS[0][:-1]]}, "budget_ids:not_a_uuid"),
+        ({"budget_ids": BUDGETS[:1] * 101}, "budget_ids:too_many"),
+        ({"quota_policy_id": "x"}, "quota_policy_id:not_a_uuid"),
+        ({"quota_policy_id": [BUDGETS[0]]}, "quota_policy_id:not_a_uuid"),
+    ],
+)
+def test_limits_that_are_none_are_refused_before_anything_is_written(world: World, policy: Any, why: str) -> None:
+    with world.changes() as c:
+        assert call_create(world, new_keys(), policy=json.dumps(policy))[:3] == [0, "invalid_policy_json", why]
+    assert c.written == {}

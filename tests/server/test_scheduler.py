@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
+import trio
+import trio.testing
 
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnavailableError
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio.partition import PartitionCounts, of_bytes
-from ffsuper.server.scheduler import AGEING_MS, Scheduler
+from ffsuper.sansio.turns import AGEING_MS
+from ffsuper.server.scheduler import FRESH_S, Scheduler
 from ffsuper.store.admission import Admission, Claimant
 from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import BudgetKeys, ExecutionKeys, QuotaKeys
@@ -28,7 +32,7 @@ WORKER = Claimant(worker_id="pool", instance_id="pool-1", capabilities="", grant
 @pytest.fixture
 async def scheduler(settings: StoreConfig) -> AsyncIterator[Scheduler]:
     async with open_connection(settings, "scheduler") as connection:
-        yield Scheduler(Admission(connection, COUNTS))
+        yield Scheduler(Admission(connection, COUNTS), COUNTS.flow)
 
 
 class Submitted:
@@ -57,7 +61,7 @@ def submitted(client: Client, store: redis.Redis) -> Submitted:
 
 
 async def granted(scheduler: Scheduler, claimant: Claimant = WORKER) -> ExecutionId | None:
-    found = await scheduler.claim(LANE, claimant)
+    (found,) = await scheduler.claim(LANE, [claimant])
     return None if found is None else found.execution_id
 
 
@@ -70,7 +74,7 @@ async def test_a_grant_can_be_claimed_by_its_worker(
     scheduler: Scheduler, submitted: Submitted, store: redis.Redis
 ) -> None:
     execution = submitted.add()
-    found = await scheduler.claim(LANE, WORKER)
+    (found,) = await scheduler.claim(LANE, [WORKER])
     assert found is not None
     written = store.hgetall(ExecutionKeys.of(execution).part("claim_grant"))
     assert (written[b"worker_id"], written[b"lane_id"]) == (b"pool", b"default")
@@ -123,29 +127,130 @@ async def test_a_quota_admits_as_many_as_it_has_room_for_and_blocks_the_next(
     assert store.smembers(at.admitted_set) == {one.encode() for one in limited[:2]}
 
 
-async def test_an_admission_is_given_back_when_somebody_else_was_quicker(
+def limit(store: redis.Redis, active_concurrency_cap: int) -> QuotaKeys:
+    """Store a quota policy."""
+    at = QuotaKeys(of_bytes(uuid.UUID(QUOTA).bytes, COUNTS.quota), QUOTA)
+    policy: dict[Any, Any] = {"requests_per_window_seconds": 60, "active_concurrency_cap": active_concurrency_cap}
+    store.hset(at.definition, mapping=policy)
+    return at
+
+
+def end(store: redis.Redis, execution: ExecutionId, phase: str = "terminal") -> None:
+    """Let an execution that was granted be claimed and come to this."""
+    at = ExecutionKeys.of(execution)
+    store.delete(at.part("claim_grant"))
+    store.hset(at.core, "lifecycle_phase", phase)
+    store.zrem(at.partition.lane(LANE, "eligible"), execution)
+
+
+async def test_limits_that_a_policy_names_are_those_of_the_execution(
+    scheduler: Scheduler, client: Client, store: redis.Redis
+) -> None:
+    at = BudgetKeys(of_bytes(uuid.UUID(BUDGET).bytes, COUNTS.budget), BUDGET)
+    store.hset(at.limits, "hard:tokens", 10)
+    store.hset(at.usage, "tokens", 10)
+    limit(store, active_concurrency_cap=1)
+    spender = client.submit("job", policy={"budget_ids": [BUDGET]})
+    limited = {client.submit("job", policy={"quota_policy_id": QUOTA}) for _ in range(2)}
+    found, nothing = await granted(scheduler), await granted(scheduler)
+    assert found is not None
+    assert nothing is None
+    (second,) = limited - {found}
+    assert client.show(spender).record["blocking_detail"] == f"budget {BUDGET} is used up"
+    assert client.show(second).record["blocking_detail"] == f"quota {QUOTA}: concurrency cap 1"
+
+
+async def test_what_a_quota_does_not_admit_is_not_granted_either(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis
+) -> None:
+    limit(store, active_concurrency_cap=1)
+    for _ in range(2):
+        submitted.add(quota_policy_id=QUOTA)
+    assert (await granted(scheduler), await granted(scheduler)) != (None, None)
+    assert len(store.keys("ff:exec:*:claim_grant")) == 1
+
+
+@pytest.mark.parametrize("phase", ["terminal", "suspended", "runnable"])
+async def test_a_place_in_a_quota_is_given_back_when_its_execution_does_not_run(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis, phase: str, mock_clock: trio.testing.MockClock
+) -> None:
+    at = limit(store, active_concurrency_cap=1)
+    first, second = submitted.add(age_ms=10, quota_policy_id=QUOTA), submitted.add(quota_policy_id=QUOTA)
+    assert [await granted(scheduler) for _ in range(2)] == [first, None]
+    end(store, first, "active")
+    mock_clock.jump(2 * FRESH_S)
+    assert await granted(scheduler) is None
+    end(store, first, phase)
+    mock_clock.jump(2 * FRESH_S)
+    assert await granted(scheduler) == second
+    assert store.smembers(at.admitted_set) == {second.encode()}
+    assert store.get(at.concurrency) == b"1"
+
+
+async def test_a_place_in_a_quota_is_given_back_when_a_grant_lapses(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis, mock_clock: trio.testing.MockClock
+) -> None:
+    at = limit(store, active_concurrency_cap=1)
+    first, second = submitted.add(age_ms=10, quota_policy_id=QUOTA), submitted.add(quota_policy_id=QUOTA)
+    assert [await granted(scheduler) for _ in range(2)] == [first, None]
+    store.delete(ExecutionKeys.of(first).part("claim_grant"))
+    mock_clock.jump(2 * FRESH_S)
+    assert {await granted(scheduler), await granted(scheduler)} == {first, None}
+    assert submitted.blocked_for(second) == "waiting_for_quota"
+    assert (store.smembers(at.admitted_set), store.get(at.concurrency)) == ({first.encode()}, b"1")
+
+
+async def test_an_execution_that_starts_again_counts_once(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis
+) -> None:
+    at = limit(store, active_concurrency_cap=2)
+    execution = submitted.add(quota_policy_id=QUOTA)
+    for _ in range(2):
+        assert await granted(scheduler) == execution
+        store.delete(ExecutionKeys.of(execution).part("claim_grant"), at.admitted(execution))
+    assert store.get(at.concurrency) == b"1"
+
+
+async def test_many_workers_are_served_together_each_with_another_execution(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis
+) -> None:
+    waiting = [submitted.add(age_ms=100 - number) for number in range(20)]
+    workers = [replace(WORKER, worker_id=f"pool-{number}") for number in range(16)]
+    await granted(scheduler)
+    before: Any = store.info("commandstats")
+    found = await scheduler.claim(LANE, workers)
+    after: Any = store.info("commandstats")
+    assert [one and one.execution_id for one in found] == waiting[1:17]
+    for worker, execution in zip(workers, waiting[1:17], strict=True):
+        grant = store.hgetall(ExecutionKeys.of(execution).part("claim_grant"))
+        assert grant[b"worker_id"] == worker.worker_id.encode()
+    # One call to find them, and one each.
+    assert after["cmdstat_fcall"]["calls"] - before["cmdstat_fcall"]["calls"] <= 1 + 16
+    left = [one and one.execution_id for one in await scheduler.claim(LANE, workers)]
+    assert left == [*waiting[17:], *[None] * 13]
+
+
+async def test_a_worker_that_comes_too_late_gets_the_next_execution(
     scheduler: Scheduler, submitted: Submitted, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = QuotaKeys(of_bytes(uuid.UUID(QUOTA).bytes, COUNTS.quota), QUOTA)
-    store.hset(at.definition, mapping={"active_concurrency_cap": 2, "requests_per_window_seconds": 60})
-    execution = submitted.add(quota_policy_id=QUOTA)
-    admit = Admission.admit
+    first, second = submitted.add(age_ms=10), submitted.add()
+    pick = Admission.pick
 
-    async def admit_late(self: Admission, *what: Any) -> str:
-        told = await admit(self, *what)
-        store.hset(ExecutionKeys.of(execution).part("claim_grant"), "worker_id", "another")
-        return told
+    async def pick_early(self: Admission, *what: Any) -> Any:
+        picked = await pick(self, *what)
+        store.hset(ExecutionKeys.of(first).part("claim_grant"), "worker_id", "another")
+        return picked
 
-    monkeypatch.setattr(Admission, "admit", admit_late)
+    monkeypatch.setattr(Admission, "pick", pick_early)
+    found = await scheduler.claim(LANE, [WORKER, WORKER])
+    assert [one and one.execution_id for one in found] == [None, second]
     assert await granted(scheduler) is None
-    assert store.smembers(at.admitted_set) == set()
-    assert store.get(at.concurrency) == b"0"
 
 
 async def test_an_empty_lane_costs_one_look(scheduler: Scheduler, store: redis.Redis) -> None:
-    await scheduler.claim(LANE, WORKER)
+    await granted(scheduler)
     before: Any = store.info("commandstats")
-    assert await scheduler.claim(LANE, WORKER) is None
+    assert await granted(scheduler) is None
     after: Any = store.info("commandstats")
     assert after["cmdstat_fcall"]["calls"] - before["cmdstat_fcall"]["calls"] == 1
 
@@ -161,4 +266,4 @@ async def test_a_damaged_lane_hides_no_other_partition(
 async def test_a_store_that_is_away_is_told() -> None:
     async with open_connection(StoreConfig(url="redis://127.0.0.1:1"), "scheduler") as connection:
         with pytest.raises(StoreUnavailableError):
-            await Scheduler(Admission(connection, COUNTS)).claim(LANE, WORKER)
+            await Scheduler(Admission(connection, COUNTS), COUNTS.flow).claim(LANE, [WORKER])
