@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_TOLD_CHARACTERS = 200
 CONNECT_TIMEOUT_S = 10.0
+# Shorter than servers keep unused connections open, so that none is used just when it is closed.
+KEEP_UNUSED_S = 2.0
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 # Both are called {fp:N} in keys; the other families hold no executions.
 EXECUTION_FAMILIES = ("execution", "flow")
@@ -58,7 +60,10 @@ async def open_grants(claim: ClaimConfig, worker: WorkerConfig) -> AsyncIterator
         headers["Authorization"] = f"Bearer {claim.token}"
     timeout = httpx.Timeout(None, connect=min(CONNECT_TIMEOUT_S, claim.server_timeout_s))
     # Proxies in the environment are not followed: what this worker does is in worker.toml.
-    async with httpx.AsyncClient(headers=headers, verify=trusted, timeout=timeout, trust_env=False) as client:
+    limits = httpx.Limits(keepalive_expiry=KEEP_UNUSED_S)
+    async with httpx.AsyncClient(
+        headers=headers, verify=trusted, timeout=timeout, limits=limits, trust_env=False
+    ) as client:
         yield Grants(client, claim, worker)
 
 
@@ -77,15 +82,21 @@ class Grants:
             "grant_ttl_ms": claim.grant_ttl_ms,
         }
 
-    async def ask(self, lane: LaneId) -> Candidate | None:
+    async def ask(self, lane: LaneId, wait_s: float = 0.0) -> Candidate | None:
         """Return an execution of the lane that is granted to this worker; None when there is nothing to do.
+
+        Args:
+            wait_s: the server may wait for so long for something to come. Ours does; FlowFabric's answers at once.
 
         Raises:
             ServerAwayError: ask again later. Every failure of the network is one, not only those in which the request
                 was certainly not read: a grant that was lost on the way lapses by itself.
             ServerRefusedError: asking again does not help by itself.
         """
-        status, content = await self._post({"lane_id": lane, **self._request})
+        # Half the time that its answer may take is left for the way and the store.
+        wait_ms = int(min(wait_s, self._timeout_s / 2) * 1000)
+        waiting = {"wait_ms": wait_ms} if wait_ms else {}
+        status, content = await self._post({"lane_id": lane, **self._request, **waiting})
         match status:
             case 200:
                 return read_grant(content, lane)

@@ -258,6 +258,16 @@ async def test_what_is_no_http_means_that_the_server_is_away(answer: bytes | Non
         await answer_to(answer)
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "timeout_s", "told"), [(20.0, 130.0, 20_000), (20.0, 10.0, 5_000), (0.0, 130.0, None)]
+)
+async def test_the_server_is_told_how_long_it_may_wait(wait_s: float, timeout_s: float, told: int | None) -> None:
+    async with serving(NOTHING) as server, asking(server, server_timeout_s=timeout_s) as grants:
+        await grants.ask(LANE, wait_s)
+        ((_, body),) = server.heard
+    assert body.get("wait_ms") == told
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"])
 async def test_a_server_that_hangs_is_waited_for_in_vain_only_so_long(answer: bytes) -> None:
     with pytest.raises(ServerAwayError, match=r"no answer within 0\.2 s"):

@@ -1,8 +1,9 @@
 """Asks a FlowFabric server for work, in place of looking for it in the store.
 
 A grant keeps its execution from all other workers until it is used or lapses, so the server is asked only while a
-slot waits for the answer. Claimers say how many slots wait; a granted candidate that is handed over is one less. When
-a reclaimed execution fills the slot while the server is being asked, the grant waits for the next slot, or lapses.
+slot waits for the answer; our own server is told for how long it may wait for something to come. Claimers say how
+many slots wait; a granted candidate that is handed over is one less. When a reclaimed execution fills the slot while
+the server is being asked, the grant waits for the next slot, or lapses.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
+import outcome
 import trio
 
 from ffsuper.channels import Candidates, Demand
 from ffsuper.errors import ServerAwayError, ServerError
 from ffsuper.grants import Grants
-from ffsuper.messages import LaneId
+from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.backoff import Backoff
 
 LOG = logging.getLogger(__name__)
 
 AWAY = Backoff(first_s=0.05, longest_s=2.0)
+# For so long our own server waits for something to come before it says that there is nothing.
+LONGEST_WAIT_S = 20.0
 # Somebody has to mend something first.
 REFUSED = Backoff(first_s=1.0, longest_s=30.0)
 
@@ -40,6 +44,8 @@ async def run(
     Returns when ``demands`` or ``candidates`` closes.
     """
     patience = Patience()
+    # With several lanes none is waited at: there might be something in the others.
+    wait_s = LONGEST_WAIT_S if len(lanes) == 1 else 0.0
     turns = itertools.cycle(lanes)
     fruitless = 0
     wanted = 0
@@ -47,7 +53,9 @@ async def run(
         while True:
             try:
                 wanted = await wait_wanted(demands, wanted)
-                found = await grants.ask(next(turns))
+                began_s = trio.current_time()
+                found, change = await ask(grants, next(turns), wait_s, demands)
+                wanted += change
                 patience.over()
                 if found is not None:
                     fruitless = 0
@@ -62,7 +70,35 @@ async def run(
             fruitless += 1
             if fruitless >= len(lanes):
                 fruitless = 0
-                await trio.sleep(poll_interval_s * (0.75 + 0.5 * random.random()))
+                pause_s = poll_interval_s * (0.75 + 0.5 * random.random())
+                await trio.sleep_until(max(trio.current_time(), began_s + pause_s))
+
+
+async def ask(
+    grants: Grants, lane: LaneId, wait_s: float, demands: trio.MemoryReceiveChannel[Demand]
+) -> tuple[Candidate | None, int]:
+    """Ask the server; return what it has, and by how many more or fewer are wanted than before.
+
+    Raises:
+        ServerError: see ``Grants.ask``.
+        trio.EndOfChannel: nothing will be wanted any more; the answer was not waited for.
+    """
+    answer: outcome.Value[Candidate | None] | outcome.Error | None = None
+    change = 0
+    async with trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            nonlocal change
+            async for demand in demands:
+                change += demand.change
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(listen)
+        answer = await outcome.acapture(grants.ask, lane, wait_s)
+        nursery.cancel_scope.cancel()
+    if answer is None:
+        raise trio.EndOfChannel
+    return answer.unwrap(), change
 
 
 async def wait_wanted(demands: trio.MemoryReceiveChannel[Demand], wanted: int) -> int:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ffsuper.errors import StoreError
 from ffsuper.server import administration, budgets, executions, flows, signals, streams, workers
-from ffsuper.server.guard import Guard
+from ffsuper.server.guard import Arrivals, Guard
 from ffsuper.server.metrics import CONTENT_TYPE
 from ffsuper.server.service import BusyError, HttpError, Service, failure, service_of, told
 from ffsuper.store.replies import Call
@@ -32,7 +32,11 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(BusyError, busy)
     app.add_exception_handler(HTTPException, framework_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
-    app.add_middleware(Guard, token=service.config.token, metrics=service.metrics)
+    arrivals = Arrivals()
+    service.background.start_soon(arrivals.hurry_after, service.stopping)
+    app.add_middleware(
+        Guard, token=service.config.token, metrics=service.metrics, stopping=service.stopping, arrivals=arrivals
+    )
     if service.config.cors_origins:
         # The outermost: a browser asks first whether it may ask, and brings no token then.
         app.add_middleware(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -17,9 +19,38 @@ from ffsuper.server.service import failure
 MAX_BODY_BYTES = 2 * 1024 * 1024
 # A caller that is slower than that with its body is not waited for.
 BODY_S = 30.0
+BODY_AT_END_S = 0.5
 PUBLIC = ("/healthz",)
 BEARER = b"Bearer "
 TOO_LARGE = "invalid JSON: Content Too Large"
+
+
+class Arrivals:
+    """Limits how long bodies are waited for, and all the more when the server stops.
+
+    Hypercorn may hand a request over whose connection it is about to close; the body never comes then.
+    """
+
+    def __init__(self) -> None:
+        self._awaited = set[trio.CancelScope]()
+        self._last_s = math.inf
+
+    @contextmanager
+    def limit(self, give_up_s: float) -> Iterator[None]:
+        """Wait in the block until then at the longest, on trio's clock."""
+        with trio.CancelScope(deadline=min(give_up_s, self._last_s)) as scope:
+            self._awaited.add(scope)
+            try:
+                yield
+            finally:
+                self._awaited.remove(scope)
+
+    async def hurry_after(self, stopping: trio.Event) -> None:
+        """Shorten all waiting, once the server stops."""
+        await stopping.wait()
+        self._last_s = trio.current_time() + BODY_AT_END_S
+        for scope in self._awaited:
+            scope.deadline = min(scope.deadline, self._last_s)
 
 
 class Guard:
@@ -29,8 +60,10 @@ class Guard:
         token: what requests have to bring, but for those about health; empty for nothing.
     """
 
-    def __init__(self, app: ASGIApp, token: str, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, token: str, metrics: Metrics, stopping: trio.Event, arrivals: Arrivals) -> None:
         self._app = app
+        self._stopping = stopping
+        self._arrivals = arrivals
         self._expected = BEARER + token.encode() if token else b""
         self._metrics = metrics
 
@@ -43,7 +76,11 @@ class Guard:
 
         async def send_counted(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._stopping.is_set() and scope["http_version"].startswith("1"):
+                    # Hypercorn forgets a connection on which the next request has come already.
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
         try:
@@ -61,7 +98,7 @@ class Guard:
         elif too_large(headers.get(b"content-length", b"")):
             await failure(413, TOO_LARGE)(scope, receive, send)
         else:
-            await self._app(scope, Body(receive).receive, send)
+            await self._app(scope, Body(receive, self._arrivals).receive, send)
 
 
 def too_large(content_length: bytes) -> bool:
@@ -72,8 +109,9 @@ def too_large(content_length: bytes) -> bool:
 class Body:
     """Counts what arrives of a body, and how long that takes."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, arrivals: Arrivals) -> None:
         self._receive = receive
+        self._arrivals = arrivals
         self._give_up_s = trio.current_time() + BODY_S
         self._bytes = 0
         self._is_complete = False
@@ -87,10 +125,10 @@ class Body:
         if self._is_complete:
             return await self._receive()
         message: Any = None
-        with trio.move_on_at(self._give_up_s):
+        with self._arrivals.limit(self._give_up_s):
             message = await self._receive()
         if message is None:
-            raise HTTPException(408, f"the body did not arrive within {BODY_S:g} s")
+            raise HTTPException(408, "the body did not arrive in time")
         self._bytes += len(message.get("body", b""))
         self._is_complete = not message.get("more_body", False)
         if self._bytes > MAX_BODY_BYTES:

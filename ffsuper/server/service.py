@@ -161,6 +161,7 @@ async def open_service(
             stopping=stopping,
             stream_operations=Pool("stream_ops", config.stream_operations),
         )
+        stopping.set()
         background.cancel_scope.deadline = trio.current_time() + BACKGROUND_GRACE_S
 
 

@@ -9,13 +9,22 @@ local PAGE = 50
 local PRIORITY_STEP = 1000000000000
 
 local CANDIDATE_FIELDS = { 'lifecycle_phase', 'eligibility_state', 'priority', 'created_at', 'required_capabilities',
-  'namespace', 'budget_ids', 'quota_policy_id' }
+  'namespace', 'budget_ids', 'quota_policy_id', 'last_transition_at' }
+
+-- An execution that has come back is not blocked again for so long: a worker that can run it shall have time to ask,
+-- though one that cannot asks first.
+local TIME_TO_ASK_MS = 5000
 
 -- Sets an execution aside that this worker may not run; returns whether it did.
 local function block_for_capabilities(lane, core, execution_id, missing, now)
   return missing ~= '' and pcall(call_protocol, 'ff_block_execution_for_admission', { core, lane.eligible, lane.blocked }, {
     execution_id, 'waiting_for_capable_worker', 'no connected worker satisfies required_capabilities', now,
   })
+end
+
+-- Whether an execution has become claimable again, after something else, a moment ago.
+local function has_come_back(created_at, last_transition_at, now_ms)
+  return last_transition_at ~= created_at and now_ms - stored_number(last_transition_at) < TIME_TO_ASK_MS
 end
 
 -- Looks at one entry; returns its record when the worker might have it. An entry without an execution is removed, one
@@ -28,10 +37,12 @@ local function candidate(lane, tag, execution_id, capabilities, now)
     return nil
   elseif redis.call('EXISTS', exec_key(tag, execution_id, 'claim_grant')) == 1 then
     return nil
-  elseif block_for_capabilities(lane, core, execution_id, missing_capabilities(record[5] or '', capabilities), now) then
+  end
+  local missing = missing_capabilities(record[5] or '', capabilities)
+  if missing ~= '' and has_come_back(record[4], record[9], tonumber(now)) then
     return nil
   end
-  return record
+  return not block_for_capabilities(lane, core, execution_id, missing, now) and record or nil
 end
 
 -- Appends up to count executions of each namespace that have one priority to the reply, oldest first.

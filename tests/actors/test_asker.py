@@ -28,6 +28,7 @@ class FakeGrants(Grants):
         waiting: executions by lane.
         asked: the lane of each request, and when it came.
         takes_s: how long an answer takes.
+        waits: whether the server waits for something to come, until ``has_come``.
         error: raised in place of an answer.
     """
 
@@ -35,11 +36,16 @@ class FakeGrants(Grants):
         self.waiting = Counter(waiting)
         self.asked: list[tuple[str, float]] = []
         self.takes_s = 0.0
+        self.waits = False
+        self.has_come = trio.Event()
         self.error: ServerError | None = None
 
-    async def ask(self, lane: LaneId) -> Candidate | None:
+    async def ask(self, lane: LaneId, wait_s: float = 0.0) -> Candidate | None:
         self.asked.append((lane, trio.current_time()))
         await trio.sleep(self.takes_s)
+        if self.waits and not self.waiting[lane]:
+            with trio.move_on_after(wait_s):
+                await self.has_come.wait()
         if self.error:
             raise self.error
         if not self.waiting[lane]:
@@ -142,6 +148,57 @@ async def test_idle_lanes_are_asked_once_in_an_interval(autojump_clock: trio.tes
         await trio.sleep(100 * POLL_S)
         assert 85 < len(grants.asked) / 2 < 120
         assert len({at_s for _, at_s in grants.asked}) == len(grants.asked) / 2
+
+
+async def test_a_server_that_waits_is_asked_again_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants()
+    grants.waits = True
+    async with asking(grants, LANES[:1]) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(10 * asker.LONGEST_WAIT_S)
+        assert len(grants.asked) in (10, 11)
+        began_s = trio.current_time()
+        grants.waiting["a"] += 1
+        grants.has_come.set()
+        await ends.found()
+        assert trio.current_time() == began_s
+
+
+async def test_no_lane_is_waited_at_while_there_are_others(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants()
+    grants.waits = True
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(100 * POLL_S)
+        assert 85 < len(grants.asked) / 2 < 120
+
+
+async def test_a_server_that_waits_does_not_keep_a_worker(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants()
+    grants.waits = True
+    async with asking(grants, LANES[:1]) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.testing.wait_all_tasks_blocked()
+        began_s = trio.current_time()
+        await ends.demands.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await ends.found()
+        assert trio.current_time() == began_s
+
+
+async def test_what_is_wanted_meanwhile_is_not_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    grants = FakeGrants()
+    grants.waits = True
+    async with asking(grants, LANES[:1]) as ends:
+        await ends.demands.send(Demand(1))
+        await trio.sleep(1)
+        await ends.demands.send(Demand(2))
+        grants.waiting["a"] = 5
+        grants.has_come.set()
+        for _ in range(3):
+            await ends.found()
+        await trio.sleep(HOUR_S)
+        assert grants.waiting["a"] == 2
 
 
 def tell(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ def waiting(world: World, priority: int = 0, age_ms: int = 0, **core: str) -> Ex
     """Create an execution so long ago."""
     keys = create(world, priority=priority)
     created_at = world.now_ms() - age_ms
-    put(world, keys.core, created_at=str(created_at), **core)
+    put(world, keys.core, **{"created_at": str(created_at), "last_transition_at": str(created_at), **core})
     world.redis.zadd(lane_key(keys, "eligible"), {keys.id: created_at - priority * STEP})
     return keys
 
@@ -101,3 +101,15 @@ def test_a_call_is_bounded_whatever_the_index_holds(world: World) -> None:
     world.call("ffsuper_pick", [key, key.replace("eligible", "blocked:route")], ["", 4])
     stats: Any = world.redis.info("commandstats")
     assert stats["cmdstat_hmget"]["calls"] <= 510
+
+
+@pytest.mark.parametrize(("ago_ms", "is_blocked"), [(1_000, False), (10_000, True)])
+def test_what_has_come_back_is_left_for_a_while_to_those_that_can_run_it(
+    world: World, ago_ms: int, is_blocked: bool
+) -> None:
+    back = str(world.now_ms() - ago_ms)
+    demanding = waiting(world, age_ms=60_000, required_capabilities="gpu", last_transition_at=back)
+    plain = waiting(world)
+    assert ids(pick(world, plain)) == [plain.id]
+    assert (demanding.id in (world.value(lane_key(plain, "blocked:route")) or {})) is is_blocked
+    assert ids(pick(world, plain, "gpu")) == [plain.id] if is_blocked else [demanding.id, plain.id]

@@ -54,15 +54,23 @@ async def test_waiting_ends_with_its_time(http: httpx.AsyncClient) -> None:
     assert [(await claim(http, wait_ms)).status_code for wait_ms in (0, 1, 150)] == [204, 204, 204]
 
 
-async def test_waiting_ends_when_the_server_stops(settings: StoreConfig, client: Client) -> None:
-    stopping = trio.Event()
+async def test_waiting_ends_when_the_server_stops_and_no_connection_is_used_again(
+    settings: StoreConfig, client: Client
+) -> None:
+    stopping, answers = trio.Event(), list[httpx.Response]()
     async with serving(settings, stopping=stopping) as http:
+
+        async def wait() -> None:
+            answers.append(await claim(http, LONG_MS))
+
+        assert "connection" not in (await claim(http, 0)).headers
         with trio.fail_after(LONG_MS / 2000):
             async with trio.open_nursery() as nursery:
                 for _ in range(4):
-                    nursery.start_soon(claim, http, LONG_MS)
+                    nursery.start_soon(wait)
                 await trio.testing.wait_all_tasks_blocked(0.02)
                 stopping.set()
+    assert [(answer.status_code, answer.headers["connection"]) for answer in answers] == [(204, "close")] * 4
 
 
 async def test_as_many_as_ask_at_once_are_granted_something_each(http: httpx.AsyncClient, client: Client) -> None:

@@ -46,7 +46,7 @@ class Submitted:
         execution = self._client.submit("job", priority=priority, namespace=namespace)
         at = ExecutionKeys.of(execution)
         created_at = int(self._client.show(execution).record["created_at"]) - age_ms
-        fields: dict[Any, Any] = {"created_at": created_at, **core}
+        fields: dict[Any, Any] = {"created_at": created_at, "last_transition_at": created_at, **core}
         self._store.hset(at.core, mapping=fields)
         self._store.zadd(at.partition.lane(LANE, "eligible"), {execution: created_at - priority * 10**12})
         return execution
