@@ -21,6 +21,7 @@ bench:
 	@.venv/bin/python -m bench.lua
 	@.venv/bin/python -m bench.worker
 	@.venv/bin/python -m bench.engine
+	@.venv/bin/python -m bench.server
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

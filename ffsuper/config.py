@@ -248,7 +248,7 @@ class EngineConfig:
         flow_summary_interval_ms: between summaries of the flows.
         budget_reset_interval_ms: between looks for budgets that are to be reset.
         budget_interval_ms: between looks whether the breach marks of budgets are right.
-        quota_interval_ms: between looks whether the counters of quotas are right.
+        quota_interval_ms: between looks whether the counters of quotas are right, and whose places are not needed.
     """
 
     enabled: bool | None = None

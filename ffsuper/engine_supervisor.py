@@ -26,6 +26,7 @@ from ffsuper.engine import (
     leader,
     lease_expiry,
     pending_waitpoints,
+    quota_places,
     quota_reconciler,
     reporter,
     retention,
@@ -101,3 +102,4 @@ async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore
         start(flow_summary.run, settings.flow_summary_interval_ms, store.dependencies, flows)
         start(budget_reconciler.run, settings.budget_interval_ms, store.housekeeping, budgets)
         start(quota_reconciler.run, settings.quota_interval_ms, store.housekeeping, quotas)
+        start(quota_places.run, settings.quota_interval_ms, store.blocked, quotas)

@@ -122,6 +122,11 @@ class Blocked(Looks):
         rooms = {text: 0 if room is None else room for text, room in zip(known, found, strict=True)}
         return {text: None if (room := rooms.get(text, math.inf)) == math.inf else int(room) for text in ids}
 
+    async def quotas(self, policies: Index) -> list[QuotaKeys]:
+        """Return the quotas of one partition; none where the index is damaged."""
+        (found,) = await self._read([members(policies.key)])
+        return [at for text in sorted(found or ()) if (at := self._quota_keys(text)) is not None]
+
     async def give_back(self, at: QuotaKeys) -> int:
         """Give the places of executions back that neither run nor are granted to anybody; tell how many.
 
