@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from ffsuper.messages import ExecutionId
 
 # Waiting for so long is worth one level of priority.
 AGEING_MS = 10_000
+# A level of priority in the score of an eligible execution. Source: protocol, 01 section 5.
+PRIORITY_STEP = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,15 @@ class Waiting:
 def level(waiting: Waiting, now_ms: float) -> int:
     """Return an execution's priority, with what its waiting is worth."""
     return waiting.priority + int(max(0.0, now_ms - waiting.created_at_ms) // AGEING_MS)
+
+
+def rank(score: float, now_ms: float) -> tuple[float, float]:
+    """Return how early the first execution of an index comes, by its score: lower ones before higher ones."""
+    if score == -math.inf:
+        return -math.inf, 0.0
+    priority = math.floor((now_ms - score) / PRIORITY_STEP)
+    created_at_ms = score + priority * PRIORITY_STEP
+    return -(priority + (now_ms - created_at_ms) // AGEING_MS), created_at_ms
 
 
 def in_turn(waiting: Sequence[Waiting], last_turns: Mapping[str, float], now_ms: float) -> Iterator[Waiting]:

@@ -1,16 +1,17 @@
 """Decides which executions workers get next: within budget, within quota, for the right capabilities.
 
 Workers that ask for the same, of one lane and with the same capabilities, are served together: one call asks all
-partitions of the lane which have anything, then some of these what they have, the oldest executions of each priority.
-Among them the highest priority comes first, where waiting counts (``sansio.turns``), and each worker is granted one.
-What may not run now is blocked with its reason, and the next one is looked at. The engine lets it go when the reason
-has, and so does the scheduler itself where a quota has room again, which is often.
+partitions of the lane for their first execution, then the best of these for what they have, the oldest executions of
+each priority. Among them the highest priority comes first, where waiting counts (``sansio.turns``), and each worker
+is granted one. What may not run now is blocked with its reason, and the next one is looked at. The engine lets it go
+when the reason has, and so does the scheduler itself where a quota has room again, which is often.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +21,27 @@ import trio
 from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio import unblock
-from ffsuper.sansio.turns import Waiting, in_turn
+from ffsuper.sansio.turns import Waiting, in_turn, rank
 from ffsuper.store.admission import Admission, Claimant, Obstacle
 from ffsuper.store.looks import Index, indexes
 from ffsuper.store.outage import STORE_AWAY
 
 LOG = logging.getLogger(__name__)
 
-# Partitions that are asked for executions in one round trip.
-PARTITIONS_AT_ONCE = 64
+# Partitions that are asked for executions in one round trip, the best by their first execution and some others:
+# behind a first one there may be one that has waited for longer.
+BEST_AT_ONCE = 6
+OTHERS_AT_ONCE = 2
+# Entries of one priority that are looked at in one round trip: a namespace with so many older ones hides the others.
+DEPTH = 200
 # Partitions on which a look lets go what had waited for a quota.
 RELIEVED_AT_ONCE = 16
 # At least so many executions of each partition, priority and namespace are looked at.
 PICK = 4
 # Where there was work a moment ago it is looked for again without a look at all partitions.
 FRESH_S = 0.1
+# Lanes whose indexes are kept at hand; workers may name any.
+LANES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Partitions on which a lane has work, until when that is taken for granted."""
+    """Partitions on which a lane has work, the best first, until when that is taken for granted."""
 
     found: Sequence[Index]
     until_s: float
@@ -60,6 +67,7 @@ class Scheduler:
         self._admission = admission
         self._partitions = range(partitions)
         self._places: dict[LaneId, Places] = {}
+        self._wanted: dict[LaneId, dict[Index, float]] = {}
 
     async def claim(self, lane: LaneId, claimants: Sequence[Claimant]) -> list[Granted | None]:
         """Grant to each of these workers, which have the same capabilities, the execution whose turn it is.
@@ -73,28 +81,34 @@ class Scheduler:
         granted: list[Granted | None] = [None] * len(claimants)
         known = self._places.get(lane)
         if known is not None and known.until_s > trio.current_time():
-            await self._claim_from(known.found[:PARTITIONS_AT_ONCE], lane, claimants, granted)
+            await self._claim_from(some_of(known.found)[0], lane, claimants, granted)
             if any(granted):
                 return granted
-        present = await self._look(lane)
-        for start in range(0, len(present), PARTITIONS_AT_ONCE):
-            await self._claim_from(present[start : start + PARTITIONS_AT_ONCE], lane, claimants, granted)
-            if all(granted):
-                break
+        left = await self._look(lane)
+        while left and not all(granted):
+            some, left = some_of(left)
+            await self._claim_from(some, lane, claimants, granted)
         return granted
 
-    async def _look(self, lane: LaneId) -> list[Index]:
-        """Return the partitions on which there is work, in any order."""
-        names = ("eligible", "blocked:quota")
-        wanted = [index for name in names for index in indexes(name, self._partitions, [lane])]
-        present = await self._admission.present(wanted)
-        found = [index for index in present if index.name == "eligible"]
-        waiting = [index for index in present if index.name == "blocked:quota"]
-        if waiting:
-            some = random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE))
-            relieved = {index.tag for index in some if await self._relieve(index)} - {index.tag for index in found}
-            found += [index for index in wanted[: len(self._partitions)] if index.tag in relieved]
-        random.shuffle(found)
+    async def _look(self, lane: LaneId) -> Sequence[Index]:
+        """Return the partitions on which there is work, the best by their first execution first."""
+        if lane not in self._wanted:
+            if len(self._wanted) >= LANES_KEPT:
+                self._wanted.clear()
+            names = ("eligible", "blocked:quota")
+            everywhere = [index for name in names for index in indexes(name, self._partitions, [lane])]
+            self._wanted[lane] = dict.fromkeys(everywhere, -math.inf)
+        due = await self._admission.due(self._wanted[lane])
+        for index in due.damaged:
+            LOG.warning("damaged key skipped", extra={"key": index.key})
+        ranks = {
+            index: rank(first.at_ms, first.now_ms) for index, first in due.first.items() if index.name == "eligible"
+        }
+        waiting = [index for index in due.first if index.name == "blocked:quota"]
+        for index in random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE)):
+            if await self._relieve(index):
+                ranks.setdefault(Index("eligible", index.partition, lane), (0.0, math.inf))
+        found = sorted(ranks, key=ranks.__getitem__)
         if found:
             self._places[lane] = Places(found, trio.current_time() + FRESH_S)
         else:
@@ -119,7 +133,8 @@ class Scheduler:
         """Grant what these partitions have to workers that have nothing yet."""
         count, capabilities = max(PICK, granted.count(None)), claimants[0].capabilities
         waiting, now_ms = list[Waiting](), 0
-        picks = await self._admission.pick(places, capabilities, count)
+        depth = max(PICK, DEPTH // len(places))
+        picks = await self._admission.pick(places, capabilities, count, depth)
         for index, picked in zip(places, picks, strict=True):
             if isinstance(picked, STORE_AWAY):
                 raise picked
@@ -186,3 +201,10 @@ class Scheduler:
     async def _set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
         if obstacles:
             await self._admission.set_aside(lane, obstacles, now_ms)
+
+
+def some_of(places: Sequence[Index]) -> tuple[Sequence[Index], Sequence[Index]]:
+    """Return the places that are asked next, and those that are left, in their order."""
+    others = places[BEST_AT_ONCE:]
+    chosen = random.sample(others, min(OTHERS_AT_ONCE, len(others)))
+    return [*places[:BEST_AT_ONCE], *chosen], [place for place in others if place not in chosen]

@@ -62,13 +62,16 @@ class Obstacle:
 class Admission(Blocked):
     """What the scheduler does in the store."""
 
-    async def pick(self, places: Sequence[Index], capabilities: str, count: int) -> list[Picked | StoreError]:
+    async def pick(
+        self, places: Sequence[Index], capabilities: str, count: int, depth: int
+    ) -> list[Picked | StoreError]:
         """Return what eligible indexes have for a worker; what it cannot run is blocked on the way.
 
         Args:
             count: how many of each index, priority and namespace.
+            depth: how many entries of each index and priority are looked at for that.
         """
-        return await self._connection.try_all([pick(index, capabilities, count) for index in places])
+        return await self._connection.try_all([pick(index, capabilities, count, depth) for index in places])
 
     async def last_turns(self, lane: LaneId, namespaces: Sequence[str]) -> dict[str, float]:
         """Return when each namespace was last granted something of a lane, in ms; 0 for never."""
@@ -108,7 +111,7 @@ class Admission(Blocked):
         await self._connection.try_all([*ungrants, *(block(lane, one, now_ms) for one in obstacles)])
 
 
-def pick(index: Index, capabilities: str, count: int) -> Call[Picked]:
+def pick(index: Index, capabilities: str, count: int, depth: int) -> Call[Picked]:
     """Ask one partition."""
 
     def parse(status: Status) -> Picked:
@@ -120,7 +123,7 @@ def pick(index: Index, capabilities: str, count: int) -> Call[Picked]:
         ]
         return Picked(status.number(0), found)
 
-    return fcall("ffsuper_pick", (index.key, index.beside("blocked:route")), (capabilities, count), parse)
+    return fcall("ffsuper_pick", (index.key, index.beside("blocked:route")), (capabilities, count, depth), parse)
 
 
 def grant(lane: LaneId, execution_id: ExecutionId, claimant: Claimant) -> Call[ExecutionId]:

@@ -3,8 +3,6 @@
 -- Priorities of which the oldest executions are looked at, highest first; entries looked at in one call.
 local MAX_PRIORITIES = 16
 local MAX_ENTRIES = 500
--- Entries of one priority that are looked at: a namespace with more older ones hides the others.
-local MAX_OF_PRIORITY = 200
 local PAGE = 50
 local PRIORITY_STEP = 1000000000000
 
@@ -46,16 +44,17 @@ local function candidate(lane, tag, execution_id, capabilities, now)
 end
 
 -- Appends up to count executions of each namespace that have one priority to the reply, oldest first.
--- lane: its two indexes; bound, upper: the scores of that priority; seen: entries looked at so far
+-- lane: its two indexes; bound, upper: the scores of that priority; seen, limit: entries looked at so far, and at most
 -- Returns how many entries were looked at by then.
-local function pick_oldest(lane, reply, capabilities, count, bound, upper, seen, now)
-  local eligible, tag, found, offset, limit = lane.eligible, tag_of(lane.eligible), {}, 0, seen + MAX_OF_PRIORITY
+local function pick_oldest(lane, reply, capabilities, count, bound, upper, seen, limit, now)
+  local eligible, tag, found, offset = lane.eligible, tag_of(lane.eligible), {}, 0
   repeat
-    local page = redis.call('ZRANGEBYSCORE', eligible, bound, upper, 'LIMIT', offset, PAGE)
+    local wanted = math.min(PAGE, limit - seen)
+    local page = redis.call('ZRANGEBYSCORE', eligible, bound, upper, 'LIMIT', offset, wanted)
     for _, execution_id in ipairs(page) do
       local done, record = pcall(candidate, lane, tag, execution_id, capabilities, now)
       seen = seen + 1
-      if redis.call('ZSCORE', eligible, execution_id) then
+      if done and record or redis.call('ZSCORE', eligible, execution_id) then
         offset = offset + 1 -- those that were blocked or removed are here no more
       end
       local namespace = done and record and (record[6] or '')
@@ -67,7 +66,7 @@ local function pick_oldest(lane, reply, capabilities, count, bound, upper, seen,
         end
       end
     end
-  until #page < PAGE or seen >= limit or seen >= MAX_ENTRIES
+  until #page < wanted or seen >= limit
   return seen
 end
 
@@ -77,13 +76,15 @@ end
 --       2 blocked_route  zset  the lane's
 -- ARGV  1 capabilities  the worker's, comma-separated; may be empty
 --       2 count         executions of each priority and namespace
+--       3 depth         entries of each priority that are looked at: a namespace with so many older ones hides others
 -- Replies  ok(now_ms, then of each: execution_id, priority, created_at, namespace, budget_ids, quota_policy_id), highest
 --          priority first
 -- Refuses  invalid_input
 register('ffsuper_pick', function(keys, args)
   local eligible, blocked_route, capabilities = keys[1], keys[2], text_argument(args[1], 'capabilities')
-  local count, now_ms = integer_argument(args[2], 'count'), server_time_ms()
-  local now, bound, seen = tostring(now_ms), '-inf', 0
+  local count, depth = integer_argument(args[2], 'count'), integer_argument(args[3], 'depth')
+  local now_ms, bound, seen = server_time_ms(), '-inf', 0
+  local now = tostring(now_ms)
   local lane, reply = { eligible = eligible, blocked = blocked_route }, ok(now)
   for _ = 1, MAX_PRIORITIES do
     local first = redis.call('ZRANGEBYSCORE', eligible, bound, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
@@ -92,7 +93,8 @@ register('ffsuper_pick', function(keys, args)
     end
     -- A score is the time of creation, less so much for the priority: what is older than now has this one.
     local upper = now_ms - math.floor((now_ms - tonumber(first[2])) / PRIORITY_STEP) * PRIORITY_STEP
-    seen = pick_oldest(lane, reply, capabilities, count, bound, string.format('%.0f', upper), seen, now)
+    local limit = math.min(seen + depth, MAX_ENTRIES)
+    seen = pick_oldest(lane, reply, capabilities, count, bound, string.format('%.0f', upper), seen, limit, now)
     bound = string.format('(%.0f', upper)
   end
   return reply

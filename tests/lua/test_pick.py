@@ -23,9 +23,11 @@ def waiting(world: World, priority: int = 0, age_ms: int = 0, **core: str) -> Ex
     return keys
 
 
-def pick(world: World, keys: ExecutionKeys, capabilities: str = "", count: int = 2) -> list[list[str]]:
+def pick(
+    world: World, keys: ExecutionKeys, capabilities: str = "", count: int = 2, depth: int = 200
+) -> list[list[str]]:
     reply = world.call(
-        "ffsuper_pick", [lane_key(keys, "eligible"), lane_key(keys, "blocked:route")], [capabilities, count]
+        "ffsuper_pick", [lane_key(keys, "eligible"), lane_key(keys, "blocked:route")], [capabilities, count, depth]
     )
     assert reply[:2] == [1, "OK"]
     assert abs(int(reply[2]) - world.now_ms()) < 1_000
@@ -98,7 +100,7 @@ def test_a_call_is_bounded_whatever_the_index_holds(world: World) -> None:
         world.redis.set(keys, "x")
         world.redis.zadd(key, {str(number): number})
     world.command("CONFIG", "RESETSTAT")
-    world.call("ffsuper_pick", [key, key.replace("eligible", "blocked:route")], ["", 4])
+    world.call("ffsuper_pick", [key, key.replace("eligible", "blocked:route")], ["", 4, 200])
     stats: Any = world.redis.info("commandstats")
     assert stats["cmdstat_hmget"]["calls"] <= 510
 

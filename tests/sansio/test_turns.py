@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from ffsuper.messages import ExecutionId
-from ffsuper.sansio.turns import AGEING_MS, Waiting, in_turn, level
+from ffsuper.sansio.turns import AGEING_MS, PRIORITY_STEP, Waiting, in_turn, level, rank
 
 NOW_MS = 1_000_000.0
 
@@ -45,3 +47,16 @@ def test_who_had_its_turn_before_waits_for_the_others() -> None:
 def test_turns_go_on_across_levels() -> None:
     waiting = [one("b-high", 1, namespace="b"), one("b-low", age_ms=5, namespace="b"), one("q-low", namespace="q")]
     assert order(*waiting) == ["b-high", "q-low", "b-low"]
+
+
+def test_an_index_ranks_by_its_first_execution() -> None:
+    now_ms = 1.8e12
+    scores = {
+        "elsewhere": -math.inf,
+        "urgent": now_ms - 9 * PRIORITY_STEP,
+        "aged": now_ms - 3 * AGEING_MS,
+        "next": now_ms - 5 - 2 * PRIORITY_STEP,
+        "last": now_ms - 2 * PRIORITY_STEP,
+        "new": now_ms,
+    }
+    assert sorted(scores, key=lambda name: rank(scores[name], now_ms)) == list(scores)
