@@ -320,7 +320,7 @@ def run_server(options: argparse.Namespace) -> int:
     settings = config_loader.load(options.config, os.environ, needs_handlers=False).config
     logs.set_up(settings.log)
     with embedded.reachable(settings.store) as store:
-        counts = prepare(store, embedded.new_counts(settings.store))
+        counts = prepare(store, embedded.new_counts(settings.store), thoroughly=True)
         trio.run(server_supervisor.run, replace(settings, store=store), counts)
     return Exit.OK
 

@@ -143,7 +143,7 @@ def read_grant(content: bytes, lane: LaneId) -> Candidate:
     family, index = grant.get("partition_family", "execution"), grant.get("partition_index")
     if family not in EXECUTION_FAMILIES:
         raise ServerRefusedError(f"malformed_response: partition family {told(str(family))}")
-    if index is not None and index != int(execution_id.removeprefix(partition.PREFIX).partition("}")[0]):
+    if index is not None and index != partition.partition_of(execution_id):
         raise ServerRefusedError(f"malformed_response: {execution_id} is not on partition {told(str(index))}")
     return Candidate(execution_id, lane, ClaimKind.NEW, execution_kind="", is_granted=True)
 

@@ -13,10 +13,12 @@ import pytest
 from ffsuper.cli import Exit
 from ffsuper.config import ChildrenConfig, DrainConfig
 from ffsuper.config_loader import load
+from ffsuper.server_supervisor import GRACE_S, STALLED_S
 from tests.config_files import config
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "systemd" / "ffsuper.service"
+SERVER = ROOT / "systemd" / "ffsuper-server.service"
 
 # systemd ignores what it does not know, with a line in its log that nobody reads.
 KNOWN = {
@@ -29,10 +31,14 @@ KNOWN = {
     """,
     "Install": "WantedBy",
 }
+KNOWN_OF_SERVER = """
+    LimitNOFILE MemoryDenyWriteExecute PrivateDevices ProtectClock ProtectProc RestrictAddressFamilies
+    RestrictNamespaces
+"""
 
 
 def options(text: str) -> dict[str, dict[str, str]]:
-    """Return section to option to value; every option stands once."""
+    """Return section to option to value; every option stands once, but for a list of credentials."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     section = ""
     for line in text.splitlines():
@@ -41,7 +47,7 @@ def options(text: str) -> dict[str, dict[str, str]]:
         elif line and not line.startswith("#"):
             name, separator, value = line.partition("=")
             assert separator, line
-            assert name not in found[section], name
+            assert name not in found[section] or name == "LoadCredential", name
             found[section][name] = value
     return found
 
@@ -66,7 +72,7 @@ def complaints(unit: Path) -> list[str]:
         f"{section}: {name}"
         for section, settings in options(unit.read_text(encoding="utf-8")).items()
         for name in settings
-        if name not in KNOWN[section].split()
+        if name not in f"{KNOWN[section]} {KNOWN_OF_SERVER}".split()
     ]
 
 
@@ -77,8 +83,9 @@ def installed(folder: Path, text: str) -> Path:
     return unit
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    assert complaints(installed(tmp_path, UNIT.read_text(encoding="utf-8"))) == []
+@pytest.mark.parametrize("unit", [UNIT, SERVER], ids=lambda unit: unit.stem)
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, unit: Path) -> None:
+    assert complaints(installed(tmp_path, unit.read_text(encoding="utf-8"))) == []
 
 
 def test_a_misspelt_option_would_be_found(tmp_path: Path) -> None:
@@ -132,3 +139,18 @@ def test_the_embedded_store_keeps_its_data_in_the_state_directory(service: dict[
     name, _, value = service["Environment"].replace("%S", "/var/lib").partition("=")
     settings = config(tmp_path, '[worker]\nhandlers = ["app"]', {name: value})
     assert settings.store.data_dir.parent == Path("/var/lib", service["StateDirectory"])
+
+
+def test_the_servers_unit_outwaits_its_end_and_starts_it_as_documented() -> None:
+    server = options(SERVER.read_text(encoding="utf-8"))["Service"]
+    assert float(server["TimeoutStopSec"]) > GRACE_S + STALLED_S
+    assert server["ExecStart"] == "/opt/ffsuper/bin/ffsuper server --config /etc/ffsuper/worker.toml"
+    assert server["RestartPreventExitStatus"] == str(int(Exit.CONFIG))
+
+
+def test_the_servers_credentials_are_those_that_it_reads(tmp_path: Path) -> None:
+    names = re.findall("^LoadCredential=([a-z_]+):", SERVER.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in names:
+        (tmp_path / name).write_text(f"hush-{name}")
+    found = config(tmp_path, '[worker]\nhandlers = ["app"]', {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert (found.store.password, found.server.token) == ("hush-store_password", "hush-server_token")

@@ -103,7 +103,7 @@ class AdminClient(AnyClient, BudgetVerbs):
             "policy": {"routing_requirements": {}, **wanted.policy} if wanted.policy else None,
             "delay_until": wanted.delay_until_ms,
             "execution_deadline_at": wanted.deadline_ms,
-            "partition_id": partition_of(wanted.execution_id),
+            "partition_id": partition.partition_of(wanted.execution_id),
             "now": now_ms(),
         }
 
@@ -344,8 +344,3 @@ class AdminClient(AnyClient, BudgetVerbs):
         path, body = "/v1/admin/rotate-waitpoint-secret", {"new_kid": new_kid, "new_secret_hex": new_secret_hex}
         ask = Ask(verb="rotate_secret", method="POST", path=path, body=body, read=of_json(rotation_of))
         return self._wire.call(ask)
-
-
-def partition_of(execution_id: ExecutionId) -> int:
-    """Return the partition of an execution."""
-    return int(execution_id.removeprefix(partition.PREFIX).partition("}")[0])

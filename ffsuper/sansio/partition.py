@@ -55,6 +55,11 @@ def parse(text: str) -> ExecutionId:
     return ExecutionId(text)
 
 
+def partition_of(execution_id: ExecutionId) -> int:
+    """Return the number of the partition that holds an execution. The id must be well formed (``parse``)."""
+    return int(execution_id.removeprefix(PREFIX).partition("}")[0])
+
+
 def fnv1a64(data: bytes) -> int:
     """Return the 64-bit FNV-1a digest."""
     digest = FNV_OFFSET

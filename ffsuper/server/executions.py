@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from ffsuper.errors import RefusedError
 from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.sansio.partition import partition_of
 from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecution, lane_id
 from ffsuper.server.service import HttpError, Service, path_id, same, service_of
 from ffsuper.store import operations, submissions
@@ -73,6 +74,8 @@ async def listing(
 async def create(body: CreateExecution, service: Served) -> JSONResponse:
     """Create an execution."""
     wanted = ExecutionId(body.execution_id)
+    if partition_of(wanted) >= service.counts.flow:
+        raise HttpError(400, f"{wanted}: there are {service.counts.flow} partitions, from 0 on")
     created = await service.run(
         submissions.create(
             Submission(

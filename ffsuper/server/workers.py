@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from ffsuper.config_rules import capability_mistakes
 from ffsuper.messages import LaneId
-from ffsuper.sansio.partition import PREFIX
+from ffsuper.sansio.partition import partition_of
 from ffsuper.server.bodies import MAX_GRANT_TTL_MS, MAX_WAIT_MS, Claim, lane_id
 from ffsuper.server.service import HttpError, Service, service_of
 from ffsuper.store.admission import Claimant
@@ -58,7 +58,7 @@ async def claim(
         {
             "execution_id": granted.execution_id,
             "partition_family": "execution",
-            "partition_index": int(keys.tag.removeprefix(PREFIX).removesuffix("}")),
+            "partition_index": partition_of(granted.execution_id),
             "grant_key": keys.part("claim_grant"),
             "expires_at_ms": granted.expires_at_ms,
         }

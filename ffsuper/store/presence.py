@@ -82,15 +82,10 @@ def read_partition_counts() -> Call[PartitionCounts | None]:
     return Call(("HGETALL", keys.PARTITION_CONFIG), parse_partition_counts)
 
 
-def create_partition_counts(counts: PartitionCounts) -> Call[None]:
-    """Write the partition configuration, all fields in one command."""
-    numbers = {
-        "num_flow_partitions": counts.flow,
-        "num_budget_partitions": counts.budget,
-        "num_quota_partitions": counts.quota,
-    }
-    pairs = [part for pair in numbers.items() for part in pair]
-    return Call(("HSET", keys.PARTITION_CONFIG, *pairs), lambda _: None)
+def install_partition_counts(counts: PartitionCounts) -> Call[None]:
+    """Write the partition configuration, unless there is one."""
+    numbers = (counts.flow, counts.budget, counts.quota)
+    return fcall("ffsuper_install_partitions", (keys.PARTITION_CONFIG,), numbers, lambda _: None)
 
 
 def parse_partition_counts(reply: Any) -> PartitionCounts | None:

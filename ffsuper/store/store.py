@@ -19,7 +19,7 @@ from ffsuper.store.housekeeping import Housekeeping
 from ffsuper.store.leadership import Leadership
 from ffsuper.store.leases import Leases
 from ffsuper.store.outcomes import Outcomes
-from ffsuper.store.presence import Presence, create_partition_counts, read_partition_counts
+from ffsuper.store.presence import Presence, install_partition_counts, read_partition_counts
 from ffsuper.store.scans import Scans
 from ffsuper.store.sweeps import Sweeps
 from ffsuper.store.takeovers import Takeovers
@@ -86,11 +86,14 @@ async def open_store(
         )
 
 
-def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) -> PartitionCounts:
-    """Make a store ready for use: libraries loaded, partition configuration present. Blocks; before trio runs.
+def prepare(
+    settings: StoreConfig, new_counts: PartitionCounts | None = None, *, thoroughly: bool = False
+) -> PartitionCounts:
+    """Make a store ready for use: libraries, partition configuration, secrets. Blocks; before trio runs.
 
     Args:
         new_counts: written when the store has no partition configuration yet; the protocol's defaults when None.
+        thoroughly: look for the secret of every partition, not only of the last one.
 
     Raises:
         StoreUnsuitableError: no functions, a library of another version, an unreadable partition configuration.
@@ -102,10 +105,10 @@ def prepare(settings: StoreConfig, new_counts: PartitionCounts | None = None) ->
         libraries.prepare(wire, settings.library)
         counts = wire.run(read_partition_counts())
         if counts is None:
-            wire.run(create_partition_counts(new_counts or PartitionCounts()))
+            wire.run(install_partition_counts(new_counts or PartitionCounts()))
             counts = wire.run(read_partition_counts())
         counts = counts or PartitionCounts()
-        secrets.install(wire, counts.flow)
+        secrets.install(wire, counts.flow, thoroughly=thoroughly)
         return counts
     finally:
         wire.close()

@@ -1,14 +1,17 @@
 -- The secrets that sign waitpoint tokens, where no server has installed any.
 
--- ffsuper_install_secret: make a secret the current one of a partition that has none.
+-- ffsuper_install_secret: make a secret the current one of a partition that has none, or has lost it.
 -- KEYS  1 hmac_secrets  hash  kid -> secret, and the current kid
 -- ARGV  1 kid
 --       2 secret  hex
--- Replies  ok('installed')  ok('kept') when there is one already
+-- Replies  ok('installed')  ok('repaired')  ok('kept') when there is one already
 register('ffsuper_install_secret', function(keys, args)
   local hmac_secrets, kid, secret = keys[1], args[1], args[2]
-  if redis.call('HEXISTS', hmac_secrets, 'current_kid') == 1 then
+  local current_kid = redis.call('HGET', hmac_secrets, 'current_kid')
+  if current_kid and redis.call('HSETNX', hmac_secrets, 'secret:' .. current_kid, secret) == 0 then
     return ok('kept')
+  elseif current_kid then
+    return ok('repaired')
   end
   redis.call('HSET', hmac_secrets, 'current_kid', kid, 'secret:' .. kid, secret)
   return ok('installed')

@@ -16,6 +16,22 @@ def rotate(world: World, kid: str = "k2", secret: str = OTHER, grace_ms: int = G
     return world.call("ffsuper_rotate_secret", [HMAC, KEYS.partition.rotate_lock], [kid, secret, grace_ms])
 
 
+def install(world: World, secret: str = OTHER) -> Any:
+    return world.call("ffsuper_install_secret", [HMAC], ["k9", secret])
+
+
+def test_a_partition_gets_one_secret_and_keeps_it(world: World) -> None:
+    assert install(world) == [1, "OK", "installed"]
+    assert install(world, "ab") == [1, "OK", "kept"]
+    assert world.value(HMAC) == {"current_kid": "k9", "secret:k9": OTHER}
+
+
+def test_a_secret_that_was_lost_is_replaced_under_its_name(world: World) -> None:
+    world.command("HSET", HMAC, "current_kid", "k1")
+    assert install(world) == [1, "OK", "repaired"]
+    assert world.value(HMAC) == {"current_kid": "k1", "secret:k1": OTHER}
+
+
 def test_a_new_secret_becomes_the_current_one_and_the_former_ages(world: World) -> None:
     install_secret(world)
     now_ms = world.now_ms()

@@ -119,6 +119,12 @@ async def test_a_repeated_creation_is_a_duplicate_and_names_the_first(http: http
     assert (answer.status_code, answer.json()) == (200, {"Duplicate": {"execution_id": first}})
 
 
+async def test_an_execution_of_a_partition_that_nobody_looks_at_is_refused(http: httpx.AsyncClient) -> None:
+    execution = f"{{fp:256}}:{uuid.uuid4()}"
+    answer = await http.post("/v1/executions", json=body(execution))
+    assert (answer.status_code, answer.json()["error"]) == (400, f"{execution}: there are 256 partitions, from 0 on")
+
+
 async def test_a_delayed_execution_says_so(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/executions", json=body(new_id(), delay_until=4102444800000))
     assert answer.json()["Created"]["public_state"] == "delayed"

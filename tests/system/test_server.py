@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import schemathesis
 from hypothesis import Phase, given, settings
 from schemathesis.core.result import Ok
 
 from ffsuper.client import Client
+from ffsuper.store.keys import PartitionKeys
+from ffsuper.store.secrets import KID
 from tests.system.workers import LIMIT_S, Worker, Workers, eventually
 
 
@@ -66,6 +69,16 @@ def test_executions_are_submitted_and_seen_by_anybody_with_http(workers: Workers
         path = f"/v1/executions/{execution.replace('{', '%7B').replace('}', '%7D')}"
         assert http.get(f"{path}/state").json() == "completed"
         assert http.get(f"{path}/result").content == b"hi"
+
+
+def test_partitions_that_have_lost_their_secrets_get_them_again(
+    workers: Workers, client: Client, store: redis.Redis
+) -> None:
+    lost, damaged = (PartitionKeys.of_index(number).waitpoint_hmac for number in (3, 4))
+    store.delete(lost)
+    store.hdel(damaged, f"secret:{KID}")
+    start_server(workers, free_port())
+    assert all(store.hget(one, f"secret:{KID}") for one in (lost, damaged))
 
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999", "127.0.0.1"])
