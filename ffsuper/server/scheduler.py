@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import trio
 
@@ -36,8 +37,12 @@ OTHERS_AT_ONCE = 2
 DEPTH = 200
 # Partitions on which a look lets go what had waited for a quota.
 RELIEVED_AT_ONCE = 16
+# A quota with many places takes long to look at: so many times as long it is left alone.
+REST = 10
 # At least so many executions of each partition, priority and namespace are looked at.
 PICK = 4
+# Looks at the same partitions, while what they have has to be set aside.
+TRIES = 10
 # Where there was work a moment ago it is looked for again without a look at all partitions.
 FRESH_S = 0.1
 # Lanes whose indexes are kept at hand; workers may name any.
@@ -50,6 +55,14 @@ class Granted:
 
     execution_id: ExecutionId
     expires_at_ms: int
+
+
+class Answer(Enum):
+    """What became of a candidate; somebody else was quicker when it was too late."""
+
+    GRANTED = auto()
+    TOO_LATE = auto()
+    NOT_ADMITTED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class Scheduler:
         self._partitions = range(partitions)
         self._places: dict[LaneId, Places] = {}
         self._wanted: dict[LaneId, dict[Index, float]] = {}
+        self._relieve_at_s: dict[LaneId, float] = {}
 
     async def claim(self, lane: LaneId, claimants: Sequence[Claimant]) -> list[Granted | None]:
         """Grant to each of these workers, which have the same capabilities, the execution whose turn it is.
@@ -87,7 +101,7 @@ class Scheduler:
         left = await self._look(lane)
         while left and not all(granted):
             some, left = some_of(left)
-            await self._claim_from(some, lane, claimants, granted)
+            await self._claim_all_from(some, lane, claimants, granted)
         return granted
 
     async def _look(self, lane: LaneId) -> Sequence[Index]:
@@ -98,6 +112,7 @@ class Scheduler:
             names = ("eligible", "blocked:quota")
             everywhere = [index for name in names for index in indexes(name, self._partitions, [lane])]
             self._wanted[lane] = dict.fromkeys(everywhere, -math.inf)
+            self._relieve_at_s.clear()
         due = await self._admission.due(self._wanted[lane])
         for index in due.damaged:
             LOG.warning("damaged key skipped", extra={"key": index.key})
@@ -105,9 +120,13 @@ class Scheduler:
             index: rank(first.at_ms, first.now_ms) for index, first in due.first.items() if index.name == "eligible"
         }
         waiting = [index for index in due.first if index.name == "blocked:quota"]
-        for index in random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE)):
-            if await self._relieve(index):
-                ranks.setdefault(Index("eligible", index.partition, lane), (0.0, math.inf))
+        began_s = trio.current_time()
+        if waiting and began_s >= self._relieve_at_s.get(lane, 0.0):
+            for index in random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE)):
+                if await self._relieve(index):
+                    ranks.setdefault(Index("eligible", index.partition, lane), (0.0, math.inf))
+            now_s = trio.current_time()
+            self._relieve_at_s[lane] = now_s + REST * (now_s - began_s)
         found = sorted(ranks, key=ranks.__getitem__)
         if found:
             self._places[lane] = Places(found, trio.current_time() + FRESH_S)
@@ -127,11 +146,30 @@ class Scheduler:
         (released,) = await self._admission.release([(waiting, 0, room)])
         return not isinstance(released, StoreError) and released.released > 0
 
-    async def _claim_from(
+    async def _claim_all_from(
         self, places: Sequence[Index], lane: LaneId, claimants: Sequence[Claimant], granted: list[Granted | None]
     ) -> None:
-        """Grant what these partitions have to workers that have nothing yet."""
-        count, capabilities = max(PICK, granted.count(None)), claimants[0].capabilities
+        """Grant what these partitions have, though there is much before it that has to be set aside."""
+        count = PICK
+        for _ in range(TRIES):
+            if not await self._claim_from(places, lane, claimants, granted, count) or all(granted):
+                break
+            count = DEPTH
+
+    async def _claim_from(
+        self,
+        places: Sequence[Index],
+        lane: LaneId,
+        claimants: Sequence[Claimant],
+        granted: list[Granted | None],
+        at_least: int = PICK,
+    ) -> bool:
+        """Grant what these partitions have to workers that have nothing yet; tell whether something was set aside.
+
+        Args:
+            at_least: so many executions of each priority and namespace are looked at.
+        """
+        count, capabilities = max(at_least, granted.count(None)), claimants[0].capabilities
         waiting, now_ms = list[Waiting](), 0
         depth = max(PICK, DEPTH // len(places))
         picks = await self._admission.pick(places, capabilities, count, depth)
@@ -144,25 +182,26 @@ class Scheduler:
             waiting += picked.waiting
             now_ms = max(now_ms, picked.now_ms)
         if not waiting:
-            return
+            return False
         namespaces = sorted({one.namespace for one in waiting})
         turns = await self._admission.last_turns(lane, namespaces) if len(namespaces) > 1 else {}
         affordable = await self._within_budget(lane, waiting, now_ms)
-        had_turns, turn = dict[str, float](), max([now_ms, *turns.values()])
+        had_turns, turn, not_admitted = dict[str, float](), max([now_ms, *turns.values()]), False
         candidates = in_turn(affordable, turns, now_ms)
         while (free := [place for place, one in enumerate(granted) if one is None]) and (
             batch := list(itertools.islice(candidates, len(free)))
         ):
             pairs = list(zip(batch, [claimants[place] for place in free], strict=False))
-            for place, (one, claimant), is_granted in zip(
-                free, pairs, await self._grant(lane, pairs, now_ms), strict=False
-            ):
-                if is_granted:
+            answers = await self._grant(lane, pairs, now_ms)
+            not_admitted = not_admitted or Answer.NOT_ADMITTED in answers
+            for place, (one, claimant), answer in zip(free, pairs, answers, strict=False):
+                if answer is Answer.GRANTED:
                     granted[place] = Granted(one.execution_id, now_ms + claimant.grant_ttl_ms)
                     turn += 1
                     had_turns[one.namespace] = turn
         if had_turns and len(namespaces) > 1:
             await self._admission.note_turns(lane, had_turns)
+        return len(affordable) < len(waiting) or not_admitted
 
     async def _within_budget(self, lane: LaneId, waiting: Sequence[Waiting], now_ms: int) -> list[Waiting]:
         """Return the executions whose budgets are not used up; the others are set aside."""
@@ -178,24 +217,24 @@ class Scheduler:
         await self._set_aside(lane, obstacles, now_ms)
         return [one for one in waiting if one.execution_id not in spent]
 
-    async def _grant(self, lane: LaneId, pairs: Sequence[tuple[Waiting, Claimant]], now_ms: int) -> list[bool]:
-        """Grant each execution to its worker; tell which were. Those that a quota does not admit are set aside."""
+    async def _grant(self, lane: LaneId, pairs: Sequence[tuple[Waiting, Claimant]], now_ms: int) -> list[Answer]:
+        """Grant each execution to its worker. Those that a quota does not admit are set aside."""
         answers = await self._admission.grant(lane, [(one.execution_id, claimant) for one, claimant in pairs])
         for answer in answers:
             if isinstance(answer, STORE_AWAY):
                 raise answer
-        granted = [not isinstance(answer, StoreError) for answer in answers]
-        limited = {
-            one.execution_id: one.quota_id
-            for (one, _), is_granted in zip(pairs, granted, strict=True)
-            if is_granted and one.quota_id
-        }
+        granted = {answer for answer in answers if not isinstance(answer, StoreError)}
+        limited = {one.execution_id: one.quota_id for one, _ in pairs if one.quota_id and one.execution_id in granted}
         details = await self._admission.obstacles(limited)
         obstacles = [Obstacle(one, "blocked:quota", detail) for one, detail in details.items()]
         await self._set_aside(lane, obstacles, now_ms)
         return [
-            is_granted and one.execution_id not in details
-            for (one, _), is_granted in zip(pairs, granted, strict=True)
+            Answer.NOT_ADMITTED
+            if one.execution_id in details
+            else Answer.GRANTED
+            if one.execution_id in granted
+            else Answer.TOO_LATE
+            for one, _ in pairs
         ]
 
     async def _set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:

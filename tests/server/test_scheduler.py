@@ -160,6 +160,21 @@ async def test_limits_that_a_policy_names_are_those_of_the_execution(
     assert client.show(second).record["blocking_detail"] == f"quota {QUOTA}: concurrency cap 1"
 
 
+async def test_much_that_is_blocked_hides_nothing(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis
+) -> None:
+    at = BudgetKeys(of_bytes(uuid.UUID(BUDGET).bytes, COUNTS.budget), BUDGET)
+    store.hset(at.limits, "hard:tokens", 10)
+    store.hset(at.usage, "tokens", 10)
+    limit(store, active_concurrency_cap=1)
+    for number in range(30):
+        submitted.add(age_ms=5_000 - number, budget_ids=BUDGET)
+    limited = [submitted.add(age_ms=4_000 - number, quota_policy_id=QUOTA) for number in range(30)]
+    plain = submitted.add()
+    assert [await granted(scheduler) for _ in range(3)] == [limited[0], plain, None]
+    assert all(submitted.blocked_for(one) == "waiting_for_quota" for one in limited[1:])
+
+
 async def test_what_a_quota_does_not_admit_is_not_granted_either(
     scheduler: Scheduler, submitted: Submitted, store: redis.Redis
 ) -> None:
