@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
-import outcome
 import trio
 
 from ffsuper.channels import Candidates, Demand
@@ -83,8 +82,9 @@ async def ask(
         ServerError: see ``Grants.ask``.
         trio.EndOfChannel: nothing will be wanted any more; the answer was not waited for.
     """
-    answer: outcome.Value[Candidate | None] | outcome.Error | None = None
-    change = 0
+    found: Candidate | None = None
+    error: ServerError | None = None
+    change, is_answered = 0, False
     async with trio.open_nursery() as nursery:
 
         async def listen() -> None:
@@ -94,11 +94,17 @@ async def ask(
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(listen)
-        answer = await outcome.acapture(grants.ask, lane, wait_s)
+        try:
+            found = await grants.ask(lane, wait_s)
+        except ServerError as caught:
+            error = caught
+        is_answered = True
         nursery.cancel_scope.cancel()
-    if answer is None:
+    if error is not None:
+        raise error
+    if not is_answered:
         raise trio.EndOfChannel
-    return answer.unwrap(), change
+    return found, change
 
 
 async def wait_wanted(demands: trio.MemoryReceiveChannel[Demand], wanted: int) -> int:

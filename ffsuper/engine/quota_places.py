@@ -34,9 +34,8 @@ async def run(
         while True:
             try:
                 for index in await blocked.present(await places.known()):
-                    for quota in await blocked.quotas(index):
-                        given_back = await blocked.give_back(quota)
-                        await reports.send(SweepReport(NAME, {"given_back": given_back}))
+                    given_back = await blocked.give_back(await blocked.quotas(index))
+                    await reports.send(SweepReport(NAME, {"given_back": given_back}))
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue

@@ -40,8 +40,8 @@ def level(waiting: Waiting, now_ms: float) -> int:
 
 def rank(score: float, now_ms: float) -> tuple[float, float]:
     """Return how early the first execution of an index comes, by its score: lower ones before higher ones."""
-    if score == -math.inf:
-        return -math.inf, 0.0
+    if not math.isfinite(score):
+        return score, 0.0
     priority = math.floor((now_ms - score) / PRIORITY_STEP)
     created_at_ms = score + priority * PRIORITY_STEP
     return -(priority + (now_ms - created_at_ms) // AGEING_MS), created_at_ms

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from ffsuper.errors import StoreError
+from ffsuper.server.answers import BUSY, REFUSED, TOO_LATE, Partitions, Rotation
 from ffsuper.server.bodies import RotateSecret
 from ffsuper.server.service import HttpError, Service, failure, service_of
 from ffsuper.store.secrets import rotate_secret
@@ -21,14 +22,14 @@ ROTATION_S = 120.0
 PARTITIONS_AT_ONCE = 16
 
 
-@router.get("/partitions")
+@router.get("/partitions", responses={200: {"model": Partitions}})
 async def partitions(service: Served) -> JSONResponse:
     """Return how many partitions there are, which decides about the ids of new executions."""
     counts = {"flow": service.counts.flow, "budget": service.counts.budget, "quota": service.counts.quota}
     return JSONResponse({f"num_{family}_partitions": count for family, count in counts.items()})
 
 
-@router.post("/admin/rotate-waitpoint-secret")
+@router.post("/admin/rotate-waitpoint-secret", responses={200: {"model": Rotation}, **REFUSED, **BUSY, **TOO_LATE})
 async def rotate(body: RotateSecret, service: Served) -> JSONResponse:
     """Make another secret the current one on all partitions; a repeat is harmless."""
     if not body.new_kid or ":" in body.new_kid or not body.new_kid.isprintable():

@@ -14,6 +14,7 @@ from ffsuper.store.submissions import valid_lane
 
 MAX_GRANT_TTL_MS = 60_000
 MAX_WAIT_MS = 30_000
+MAX_NAME = 256
 
 
 def execution_id(text: str) -> str:
@@ -35,6 +36,15 @@ def uuid_text(text: str) -> str:
     return text
 
 
+def storable(text: str) -> str:
+    """Check that a text can be stored: JSON can name halves of characters."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(storable)]
+# The store keeps when each had its last turn.
+Namespace = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(storable)]
 ExecutionIdText = Annotated[str, AfterValidator(execution_id)]
 LaneText = Annotated[str, AfterValidator(lane_id)]
 UuidText = Annotated[str, AfterValidator(uuid_text)]
@@ -54,17 +64,17 @@ class CreateExecution(Body):
     """A new execution; its id is the caller's."""
 
     execution_id: ExecutionIdText
-    namespace: str
+    namespace: Namespace
     lane_id: LaneText
-    execution_kind: str
+    execution_kind: Text
     input_payload: list[Byte]
     priority: int = Field(ge=-(2**31), lt=2**31)
-    creator_identity: str
-    idempotency_key: str | None = None
-    tags: dict[str, str] = {}
+    creator_identity: Text
+    idempotency_key: Text | None = None
+    tags: dict[Text, Text] = {}
     policy: dict[str, Any] | None = None
-    delay_until: int | None = None
-    execution_deadline_at: int | None = None
+    delay_until: Count | None = None
+    execution_deadline_at: Count | None = None
     partition_id: int
     now: int
 
@@ -73,8 +83,8 @@ class CancelExecution(Body):
     """An execution to be cancelled."""
 
     execution_id: ExecutionIdText
-    reason: str
-    source: str = "operator_override"
+    reason: Text
+    source: Text = "operator_override"
     lease_id: UuidText | None = None
     lease_epoch: int | None = None
     attempt_id: UuidText | None = None
@@ -87,20 +97,20 @@ class DeliverSignal(Body):
     execution_id: ExecutionIdText
     waitpoint_id: UuidText
     signal_id: UuidText
-    signal_name: str
-    signal_category: str
-    source_type: str
-    source_identity: str
+    signal_name: Text
+    signal_category: Text
+    source_type: Text
+    source_identity: Text
     payload: list[Byte] | None = None
-    payload_encoding: str | None = None
-    correlation_id: str | None = None
-    idempotency_key: str | None = None
-    target_scope: str
+    payload_encoding: Text | None = None
+    correlation_id: Text | None = None
+    idempotency_key: Text | None = None
+    target_scope: Text
     created_at: Count | None = None
     dedup_ttl_ms: Annotated[int, Field(gt=0, le=YEARS_S * 1000)] = DEDUP_TTL_MS
     max_signals_per_execution: Count = SIGNALS_PER_EXECUTION
     signal_maxlen: Count = SIGNALS_PER_WAITPOINT
-    waitpoint_token: str
+    waitpoint_token: Text
     now: Count
 
 
@@ -113,9 +123,9 @@ class ChangePriority(Body):
 class Claim(Body):
     """A worker that wants work. What is wrong with its members is told with 400, not with 422."""
 
-    lane_id: str
-    worker_instance_id: str
-    capabilities: list[str] = []
+    lane_id: Text
+    worker_instance_id: Text
+    capabilities: list[Text] = []
     grant_ttl_ms: int
     wait_ms: int = 0
 
@@ -124,13 +134,13 @@ class CreateBudget(Body):
     """A budget; its limits are parallel lists."""
 
     budget_id: UuidText
-    scope_type: str
-    scope_id: str
-    enforcement_mode: str
-    on_hard_limit: str
-    on_soft_limit: str
+    scope_type: Text
+    scope_id: Text
+    enforcement_mode: Text
+    on_hard_limit: Text
+    on_soft_limit: Text
     reset_interval_ms: Count
-    dimensions: list[str]
+    dimensions: list[Text]
     hard_limits: list[Count]
     soft_limits: list[Count]
     now: int
@@ -139,9 +149,9 @@ class CreateBudget(Body):
 class ReportUsage(Body):
     """An amount for each dimension."""
 
-    dimensions: dict[str, Count]
+    dimensions: dict[Text, Count]
     now: int
-    dedup_key: str | None = None
+    dedup_key: Text | None = None
 
 
 class CreateQuota(Body):
@@ -158,8 +168,8 @@ class CreateFlow(Body):
     """A flow without members."""
 
     flow_id: UuidText
-    flow_kind: str
-    namespace: str
+    flow_kind: Text
+    namespace: Namespace
     now: Count
 
 
@@ -175,8 +185,8 @@ class CancelFlow(Body):
     """A flow to be cancelled."""
 
     flow_id: UuidText
-    reason: str
-    cancellation_policy: str
+    reason: Text
+    cancellation_policy: Text
     now: Count
 
 
@@ -187,8 +197,8 @@ class StageEdge(Body):
     edge_id: UuidText
     upstream_execution_id: ExecutionIdText
     downstream_execution_id: ExecutionIdText
-    dependency_kind: str = "success_only"
-    data_passing_ref: str | None = None
+    dependency_kind: Text = "success_only"
+    data_passing_ref: Text | None = None
     expected_graph_revision: Count
     now: Count
 
@@ -201,13 +211,13 @@ class ApplyEdge(Body):
     upstream_execution_id: ExecutionIdText
     downstream_execution_id: ExecutionIdText
     graph_revision: Count
-    dependency_kind: str
-    data_passing_ref: str | None = None
+    dependency_kind: Text
+    data_passing_ref: Text | None = None
     now: Count
 
 
 class RotateSecret(Body):
     """Another secret for waitpoint tokens. What is wrong with it is told with 400, not with 422."""
 
-    new_kid: str
-    new_secret_hex: str = Field(repr=False)
+    new_kid: Text
+    new_secret_hex: Text = Field(repr=False)

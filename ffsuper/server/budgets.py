@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
+from ffsuper.server import answers
 from ffsuper.server.bodies import CreateBudget, CreateQuota, ReportUsage
 from ffsuper.server.service import HttpError, Service, service_of
 from ffsuper.store import budgets
@@ -41,7 +42,11 @@ async def read(keys: BudgetKeys, service: Service) -> list[dict[str, str]]:
     return found
 
 
-@router.post("/budgets")
+@router.post(
+    "/budgets",
+    status_code=201,
+    responses={201: {"model": answers.BUDGET_CREATED}, 200: {"model": answers.BUDGET_KNOWN}},
+)
 async def create_budget(body: CreateBudget, service: Served) -> JSONResponse:
     """Create a budget."""
     if not len(body.dimensions) == len(body.hard_limits) == len(body.soft_limits):
@@ -62,7 +67,7 @@ async def create_budget(body: CreateBudget, service: Served) -> JSONResponse:
     return created(is_new, budget_id=body.budget_id)
 
 
-@router.get("/budgets/{budget_id}")
+@router.get("/budgets/{budget_id}", responses={200: {"model": answers.Budget}, **answers.NOT_FOUND})
 async def show_budget(budget_id: str, service: Served) -> JSONResponse:
     """Return a budget."""
     keys = keys_of(budget_id, service)
@@ -81,7 +86,7 @@ async def show_budget(budget_id: str, service: Served) -> JSONResponse:
     return JSONResponse(answer)
 
 
-@router.post("/budgets/{budget_id}/usage")
+@router.post("/budgets/{budget_id}/usage", responses={200: {"model": answers.USAGE}, **answers.NOT_FOUND})
 async def report_usage(budget_id: str, body: ReportUsage, service: Served) -> JSONResponse:
     """Add to a budget's usage, unless that would exceed a hard limit."""
     keys = keys_of(budget_id, service)
@@ -97,7 +102,7 @@ async def report_usage(budget_id: str, body: ReportUsage, service: Served) -> JS
     return JSONResponse("Ok")
 
 
-@router.post("/budgets/{budget_id}/reset")
+@router.post("/budgets/{budget_id}/reset", responses={200: {"model": answers.BUDGET_RESET}, **answers.NOT_FOUND})
 async def reset_budget(budget_id: str, service: Served) -> JSONResponse:
     """Set a budget's usage to zero."""
     keys = keys_of(budget_id, service)
@@ -105,7 +110,11 @@ async def reset_budget(budget_id: str, service: Served) -> JSONResponse:
     return JSONResponse({"Reset": {"next_reset_at": await service.run(budgets.reset_budget(keys))}})
 
 
-@router.post("/quotas")
+@router.post(
+    "/quotas",
+    status_code=201,
+    responses={201: {"model": answers.QUOTA_CREATED}, 200: {"model": answers.QUOTA_KNOWN}},
+)
 async def create_quota(body: CreateQuota, service: Served) -> JSONResponse:
     """Create a quota policy."""
     keys = budgets.quota_keys(body.quota_policy_id, service.counts.quota)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from ffsuper.errors import RefusedError
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio.partition import partition_of
+from ffsuper.server import answers
 from ffsuper.server.bodies import CancelExecution, ChangePriority, CreateExecution, lane_id
 from ffsuper.server.service import HttpError, Service, path_id, same, service_of
 from ffsuper.store import operations, submissions
@@ -45,7 +46,7 @@ class Listed(StrEnum):
     BLOCKED_OPERATOR = "blocked:operator"
 
 
-@router.get("")
+@router.get("", responses={200: {"model": answers.Listing}})
 async def listing(
     service: Served,
     partition: Annotated[int, Query(ge=0, lt=65_536)],
@@ -70,7 +71,7 @@ async def listing(
     return JSONResponse({"executions": told, "total_returned": len(told)})
 
 
-@router.post("")
+@router.post("", status_code=201, responses={201: {"model": answers.CREATED}, 200: {"model": answers.DUPLICATE}})
 async def create(body: CreateExecution, service: Served) -> JSONResponse:
     """Create an execution."""
     wanted = ExecutionId(body.execution_id)
@@ -99,7 +100,7 @@ async def create(body: CreateExecution, service: Served) -> JSONResponse:
     return JSONResponse({"Created": {"execution_id": wanted, "public_state": created.public_state}}, 201)
 
 
-@router.get("/{execution_id}")
+@router.get("/{execution_id}", responses={200: {"model": answers.Execution}, **answers.NOT_FOUND})
 async def show(execution_id: str, service: Served) -> JSONResponse:
     """Return an execution."""
     record = await service.record(path_id(execution_id))
@@ -121,7 +122,7 @@ async def show(execution_id: str, service: Served) -> JSONResponse:
     return JSONResponse(answer)
 
 
-@router.get("/{execution_id}/details")
+@router.get("/{execution_id}/details", responses={200: {"model": answers.Details}, **answers.NOT_FOUND})
 async def details(execution_id: str, service: Served) -> JSONResponse:
     """Return all there is to see of an execution: its record, tags and attempts, and the history of its leases."""
     known = path_id(execution_id)
@@ -137,7 +138,7 @@ async def details(execution_id: str, service: Served) -> JSONResponse:
     return JSONResponse(answer)
 
 
-@router.get("/{execution_id}/state")
+@router.get("/{execution_id}/state", responses={200: {"model": answers.PublicState}, **answers.NOT_FOUND})
 async def state(execution_id: str, service: Served) -> JSONResponse:
     """Return an execution's public state."""
     known = path_id(execution_id)
@@ -147,7 +148,7 @@ async def state(execution_id: str, service: Served) -> JSONResponse:
     return JSONResponse(found)
 
 
-@router.get("/{execution_id}/result", response_class=Response)
+@router.get("/{execution_id}/result", response_class=Response, responses={200: answers.RESULT, **answers.NOT_FOUND})
 async def result(execution_id: str, service: Served) -> Response:
     """Return an execution's result, as it was stored."""
     known = path_id(execution_id)
@@ -157,7 +158,7 @@ async def result(execution_id: str, service: Served) -> Response:
     return Response(found, media_type="application/octet-stream")
 
 
-@router.post("/{execution_id}/cancel")
+@router.post("/{execution_id}/cancel", responses={200: {"model": answers.CANCELLED}, **answers.NOT_FOUND})
 async def cancel(execution_id: str, body: CancelExecution, service: Served) -> JSONResponse:
     """Cancel an execution."""
     known = path_id(execution_id)
@@ -169,7 +170,7 @@ async def cancel(execution_id: str, body: CancelExecution, service: Served) -> J
     return JSONResponse({"Cancelled": {"execution_id": known, "public_state": "cancelled"}})
 
 
-@router.put("/{execution_id}/priority")
+@router.put("/{execution_id}/priority", responses={200: {"model": answers.CHANGED}, **answers.NOT_FOUND})
 async def change_priority(execution_id: str, body: ChangePriority, service: Served) -> JSONResponse:
     """Change the priority of an eligible execution."""
     known = path_id(execution_id)
@@ -178,7 +179,7 @@ async def change_priority(execution_id: str, body: ChangePriority, service: Serv
     return JSONResponse({"Changed": {"execution_id": known}})
 
 
-@router.post("/{execution_id}/replay")
+@router.post("/{execution_id}/replay", responses={200: {"model": answers.REPLAYED}, **answers.NOT_FOUND})
 async def replay(execution_id: str, service: Served) -> JSONResponse:
     """Let an ended execution run again."""
     known = path_id(execution_id)
@@ -190,7 +191,7 @@ async def replay(execution_id: str, service: Served) -> JSONResponse:
     return JSONResponse({"Replayed": {"public_state": "waiting_children" if open_edges else "waiting"}})
 
 
-@router.post("/{execution_id}/revoke-lease")
+@router.post("/{execution_id}/revoke-lease", responses={200: {"model": answers.REVOKED}, **answers.NOT_FOUND})
 async def revoke_lease(execution_id: str, service: Served) -> JSONResponse:
     """Take the lease away from an execution's holder."""
     known = path_id(execution_id)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
+from ffsuper.server import answers
 from ffsuper.server.bodies import AddMember, ApplyEdge, CancelFlow, CreateFlow, StageEdge
 from ffsuper.server.service import HttpError, Service, failure, same, service_of
 from ffsuper.store import flows, submissions
@@ -53,7 +54,9 @@ def elsewhere(keys: FlowKeys, execution_id: str) -> JSONResponse | None:
     return failure(400, told, retryable=False)
 
 
-@router.post("")
+@router.post(
+    "", status_code=201, responses={201: {"model": answers.FLOW_CREATED}, 200: {"model": answers.FLOW_KNOWN}}
+)
 async def create(body: CreateFlow, service: Served) -> JSONResponse:
     """Create a flow."""
     is_new = await service.run(flows.create_flow(keys_of(body.flow_id, service), body.flow_kind, body.namespace))
@@ -62,7 +65,11 @@ async def create(body: CreateFlow, service: Served) -> JSONResponse:
     )
 
 
-@router.post("/{flow_id}/members")
+@router.post(
+    "/{flow_id}/members",
+    status_code=201,
+    responses={201: {"model": answers.MEMBER_ADDED}, 200: {"model": answers.MEMBER_KNOWN}, **answers.NOT_FOUND},
+)
 async def add_member(flow_id: str, body: AddMember, service: Served) -> JSONResponse:
     """Make an execution a member."""
     same("flow_id", flow_id, body.flow_id)
@@ -75,7 +82,7 @@ async def add_member(flow_id: str, body: AddMember, service: Served) -> JSONResp
     return JSONResponse({"AlreadyMember": {"execution_id": body.execution_id, "node_count": count}})
 
 
-@router.post("/{flow_id}/edges")
+@router.post("/{flow_id}/edges", status_code=201, responses={201: {"model": answers.EDGE_STAGED}})
 async def stage_edge(flow_id: str, body: StageEdge, service: Served) -> JSONResponse:
     """Add an edge between two members, of which the child does not know yet."""
     same("flow_id", flow_id, body.flow_id)
@@ -87,7 +94,7 @@ async def stage_edge(flow_id: str, body: StageEdge, service: Served) -> JSONResp
     return JSONResponse({"Staged": {"edge_id": body.edge_id, "new_graph_revision": revision}}, 201)
 
 
-@router.post("/{flow_id}/edges/apply")
+@router.post("/{flow_id}/edges/apply", responses={200: {"model": answers.EDGE_APPLIED}, **answers.NOT_FOUND})
 async def apply_edge(flow_id: str, body: ApplyEdge, service: Served) -> JSONResponse:
     """Let the child wait for an edge."""
     same("flow_id", flow_id, body.flow_id)
@@ -113,7 +120,7 @@ def dependency(body: StageEdge | ApplyEdge, revision: int) -> Dependency:
     )
 
 
-@router.post("/{flow_id}/cancel")
+@router.post("/{flow_id}/cancel", responses={200: {"model": answers.FLOW_CANCELLED}})
 async def cancel(flow_id: str, body: CancelFlow, service: Served, wait: str = "") -> JSONResponse:
     """Cancel a flow, and its members if the policy is ``cancel_all``; a repeat goes on with those that were left."""
     same("flow_id", flow_id, body.flow_id)

@@ -21,6 +21,7 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 BODY_S = 30.0
 BODY_AT_END_S = 0.5
 PUBLIC = ("/healthz",)
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT")
 BEARER = b"Bearer "
 TOO_LARGE = "invalid JSON: Content Too Large"
 
@@ -87,7 +88,9 @@ class Guard:
             await self._answer(scope, receive, send_counted)
         finally:
             route = getattr(scope.get("route"), "path", "")
-            self._metrics.requests.labels(scope["method"], route, status).inc()
+            # Hypercorn answers where the application fails; and callers may invent as many methods as they like.
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests.labels(method, route, status or 500).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - began_s)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

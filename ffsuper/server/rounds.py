@@ -1,8 +1,8 @@
 """Claims of one lane by workers with the same capabilities are answered in rounds, as many as have come together.
 
 While the scheduler works on a round, further claims gather for the next one: the more workers ask at a time, the less
-does each cost. Those that name a time for waiting stay for further rounds: however many wait, the store is asked as
-often as for one.
+does each cost. Those that name a time for waiting stay for further rounds: however many wait at an empty lane, the
+store is asked as often as for one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class Claim:
         give_up_s: until when it waits, on trio's clock.
         gone: set when nobody waits for the answer any more. What is granted to nobody is there again only when the
             grant has lapsed.
-        answer: ``granted`` or ``error``, or neither for nothing; valid once ``is_answered`` is set.
+        was_tried: a round has found nothing for it.
+        is_answered: set when ``granted`` or ``error`` is there, or there is neither.
     """
 
     claimant: Claimant
     give_up_s: float
     gone: trio.Event | None
+    was_tried: bool = False
     is_answered: trio.Event = field(default_factory=trio.Event)
     granted: Granted | None = None
     error: StoreError | None = None
@@ -102,29 +104,32 @@ class Rounds:
                 if is_gone(claim):
                     claim.is_answered.set()
             group.claims = [claim for claim in group.claims if not claim.is_answered.is_set()]
-            tried = asked = group.claims[:MOST_AT_ONCE]
-            if asked:
-                await self._round(group.lane, asked)
-            if any(claim.granted is None for claim in asked):
-                tried = group.claims[:]  # there is no more: nothing for those behind them either
+            present = group.claims[:]
+            asked = tried = present[:MOST_AT_ONCE]
+            if asked and not (all(claim.was_tried for claim in asked) and self._scheduler.is_empty(group.lane)):
+                await self._round(group.lane, asked, present)
+            is_exhausted = any(claim.granted is None for claim in asked)
+            if is_exhausted:
+                tried = present  # nothing for those behind them either
             now_s = trio.current_time()
             for claim in tried:
                 if self._stopping.is_set() or claim.give_up_s <= now_s:
                     claim.is_answered.set()
             group.claims = [claim for claim in group.claims if not claim.is_answered.is_set()]
-            if group.claims and len(tried) >= len(group.claims):
+            if group.claims and is_exhausted:
                 await self._pause(group)
         del self._groups[key]
 
-    async def _round(self, lane: LaneId, asked: Sequence[Claim]) -> None:
+    async def _round(self, lane: LaneId, asked: Sequence[Claim], present: Sequence[Claim]) -> None:
         try:
             granted = await self._scheduler.claim(lane, [claim.claimant for claim in asked])
         except StoreError as error:
-            for claim in asked:
+            for claim in present:
                 claim.error = error
                 claim.is_answered.set()
             return
         for claim, one in zip(asked, granted, strict=True):
+            claim.was_tried = True
             if one is not None:
                 claim.granted = one
                 claim.is_answered.set()

@@ -14,7 +14,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import trio
@@ -33,10 +33,13 @@ LOG = logging.getLogger(__name__)
 # behind a first one there may be one that has waited for longer.
 BEST_AT_ONCE = 6
 OTHERS_AT_ONCE = 2
-# Entries of one priority that are looked at in one round trip: a namespace with so many older ones hides the others.
+# Entries of one priority and partition that are looked at: a namespace with so many older ones hides the others.
+# Fewer between two looks at all partitions, while only one namespace has been seen.
 DEPTH = 200
-# Partitions on which a look lets go what had waited for a quota.
+SHALLOW = 25
+# Partitions on which a look lets go what had waited for a quota, and quotas.
 RELIEVED_AT_ONCE = 16
+QUOTAS_AT_ONCE = 32
 # A quota with many places takes long to look at: so many times as long it is left alone.
 REST = 10
 # At least so many executions of each partition, priority and namespace are looked at.
@@ -45,6 +48,8 @@ PICK = 4
 TRIES = 10
 # Where there was work a moment ago it is looked for again without a look at all partitions.
 FRESH_S = 0.1
+# Where there was none, those that wait do not look again for so long.
+EMPTY_S = 0.05
 # Lanes whose indexes are kept at hand; workers may name any.
 LANES_KEPT = 64
 
@@ -67,10 +72,15 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Partitions on which a lane has work, the best first, until when that is taken for granted."""
+    """Partitions on which a lane has work, the best first, until when that is taken for granted.
+
+    Attributes:
+        is_mixed: more than one namespace has work there.
+    """
 
     found: Sequence[Index]
     until_s: float
+    is_mixed: bool = False
 
 
 class Scheduler:
@@ -94,9 +104,10 @@ class Scheduler:
         """
         granted: list[Granted | None] = [None] * len(claimants)
         known = self._places.get(lane)
-        if known is not None and known.until_s > trio.current_time():
-            await self._claim_from(some_of(known.found)[0], lane, claimants, granted)
-            if any(granted):
+        if known is not None and known.found and known.until_s > trio.current_time():
+            depth = DEPTH if known.is_mixed else SHALLOW
+            await self._claim_from(some_of(known.found)[0], lane, claimants, granted, depth=depth)
+            if all(granted):
                 return granted
         left = await self._look(lane)
         while left and not all(granted):
@@ -104,16 +115,14 @@ class Scheduler:
             await self._claim_all_from(some, lane, claimants, granted)
         return granted
 
+    def is_empty(self, lane: LaneId) -> bool:
+        """Tell whether a look at the lane has found nothing just now."""
+        known = self._places.get(lane)
+        return known is not None and not known.found and known.until_s > trio.current_time()
+
     async def _look(self, lane: LaneId) -> Sequence[Index]:
         """Return the partitions on which there is work, the best by their first execution first."""
-        if lane not in self._wanted:
-            if len(self._wanted) >= LANES_KEPT:
-                self._wanted.clear()
-            names = ("eligible", "blocked:quota")
-            everywhere = [index for name in names for index in indexes(name, self._partitions, [lane])]
-            self._wanted[lane] = dict.fromkeys(everywhere, -math.inf)
-            self._relieve_at_s.clear()
-        due = await self._admission.due(self._wanted[lane])
+        due = await self._admission.due(self._indexes(lane))
         for index in due.damaged:
             LOG.warning("damaged key skipped", extra={"key": index.key})
         ranks = {
@@ -122,29 +131,43 @@ class Scheduler:
         waiting = [index for index in due.first if index.name == "blocked:quota"]
         began_s = trio.current_time()
         if waiting and began_s >= self._relieve_at_s.get(lane, 0.0):
-            for index in random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE)):
-                if await self._relieve(index):
-                    ranks.setdefault(Index("eligible", index.partition, lane), (0.0, math.inf))
+            for index in await self._relieve(random.sample(waiting, min(len(waiting), RELIEVED_AT_ONCE))):
+                ranks.setdefault(Index("eligible", index.partition, lane), (0.0, math.inf))
             now_s = trio.current_time()
             self._relieve_at_s[lane] = now_s + REST * (now_s - began_s)
         found = sorted(ranks, key=ranks.__getitem__)
-        if found:
-            self._places[lane] = Places(found, trio.current_time() + FRESH_S)
-        else:
-            self._places.pop(lane, None)
+        self._places[lane] = Places(found, trio.current_time() + (FRESH_S if found else EMPTY_S))
         return found
 
-    async def _relieve(self, waiting: Index) -> bool:
-        """Let executions go that waited for a quota that has room now; tell whether there were any."""
-        (causes,) = await self._admission.causes([(waiting, 0)])
-        if isinstance(causes, StoreError):
-            LOG.warning("damaged key skipped", extra={"key": waiting.key, "error": causes})
-            return False
-        room = unblock.within_quota(causes.counts, await self._admission.quota_room(causes.counts))
-        if not room:
-            return False
-        (released,) = await self._admission.release([(waiting, 0, room)])
-        return not isinstance(released, StoreError) and released.released > 0
+    def _indexes(self, lane: LaneId) -> dict[Index, float]:
+        """Return what a look asks for, at hand for the lanes of late."""
+        if lane not in self._wanted:
+            if len(self._wanted) >= LANES_KEPT:
+                for kept in (self._wanted, self._places, self._relieve_at_s):
+                    kept.clear()
+            names = ("eligible", "blocked:quota")
+            everywhere = [index for name in names for index in indexes(name, self._partitions, [lane])]
+            self._wanted[lane] = dict.fromkeys(everywhere, -math.inf)
+        return self._wanted[lane]
+
+    async def _relieve(self, waiting: Sequence[Index]) -> list[Index]:
+        """Let executions go that waited for quotas that have room now; return where there were any."""
+        causes = set[str]()
+        for index, page in zip(waiting, await self._admission.causes([(index, 0) for index in waiting]), strict=True):
+            if isinstance(page, StoreError):
+                LOG.warning("damaged key skipped", extra={"key": index.key, "error": page})
+            else:
+                causes |= page.counts.keys()
+        asked = random.sample(sorted(causes), min(len(causes), QUOTAS_AT_ONCE))
+        room, relieved = unblock.within_quota(asked, await self._admission.quota_room(asked)), list[Index]()
+        for index in waiting:
+            if not any(room.values()):
+                break
+            (released,) = await self._admission.release([(index, 0, room)])
+            if not isinstance(released, StoreError) and released.released:
+                relieved.append(index)
+                room = {cause: count - released.used.get(cause, 0) for cause, count in room.items()}
+        return relieved
 
     async def _claim_all_from(
         self, places: Sequence[Index], lane: LaneId, claimants: Sequence[Claimant], granted: list[Granted | None]
@@ -163,6 +186,7 @@ class Scheduler:
         claimants: Sequence[Claimant],
         granted: list[Granted | None],
         at_least: int = PICK,
+        depth: int = DEPTH,
     ) -> bool:
         """Grant what these partitions have to workers that have nothing yet; tell whether something was set aside.
 
@@ -171,7 +195,6 @@ class Scheduler:
         """
         count, capabilities = max(at_least, granted.count(None)), claimants[0].capabilities
         waiting, now_ms = list[Waiting](), 0
-        depth = max(PICK, DEPTH // len(places))
         picks = await self._admission.pick(places, capabilities, count, depth)
         for index, picked in zip(places, picks, strict=True):
             if isinstance(picked, STORE_AWAY):
@@ -184,6 +207,8 @@ class Scheduler:
         if not waiting:
             return False
         namespaces = sorted({one.namespace for one in waiting})
+        if len(namespaces) > 1 and lane in self._places:
+            self._places[lane] = replace(self._places[lane], is_mixed=True)
         turns = await self._admission.last_turns(lane, namespaces) if len(namespaces) > 1 else {}
         affordable = await self._within_budget(lane, waiting, now_ms)
         had_turns, turn, not_admitted = dict[str, float](), max([now_ms, *turns.values()]), False
@@ -214,7 +239,8 @@ class Scheduler:
             Obstacle(one, "blocked:budget", f"budget {', '.join(sorted(ids))} is used up")
             for one, ids in spent.items()
         ]
-        await self._set_aside(lane, obstacles, now_ms)
+        if obstacles:
+            await self._admission.set_aside(lane, obstacles, now_ms)
         return [one for one in waiting if one.execution_id not in spent]
 
     async def _grant(self, lane: LaneId, pairs: Sequence[tuple[Waiting, Claimant]], now_ms: int) -> list[Answer]:
@@ -226,8 +252,9 @@ class Scheduler:
         granted = {answer for answer in answers if not isinstance(answer, StoreError)}
         limited = {one.execution_id: one.quota_id for one, _ in pairs if one.quota_id and one.execution_id in granted}
         details = await self._admission.obstacles(limited)
-        obstacles = [Obstacle(one, "blocked:quota", detail) for one, detail in details.items()]
-        await self._set_aside(lane, obstacles, now_ms)
+        if details:
+            obstacles = [Obstacle(one, "blocked:quota", detail) for one, detail in details.items()]
+            await self._admission.take_back(lane, obstacles, now_ms)
         return [
             Answer.NOT_ADMITTED
             if one.execution_id in details
@@ -236,10 +263,6 @@ class Scheduler:
             else Answer.TOO_LATE
             for one, _ in pairs
         ]
-
-    async def _set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
-        if obstacles:
-            await self._admission.set_aside(lane, obstacles, now_ms)
 
 
 def some_of(places: Sequence[Index]) -> tuple[Sequence[Index], Sequence[Index]]:

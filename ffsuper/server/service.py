@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import trio
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from ffsuper.config import ServerConfig, StoreConfig
 from ffsuper.errors import (
@@ -122,7 +123,7 @@ class Service:
 
     @asynccontextmanager
     async def watched(self, request: Request) -> AsyncIterator[trio.Event]:
-        """Provide an event that is set when the caller has gone; the body must have been read.
+        """Provide an event that is set when the caller has gone.
 
         Starlette's own ``is_disconnected`` never tells it under trio.
         """
@@ -130,8 +131,9 @@ class Service:
 
         async def watch() -> None:
             with watching:
-                while (await request.receive())["type"] != "http.disconnect":
-                    pass
+                with suppress(HTTPException):  # a body that nobody has asked for, and that is too much
+                    while (await request.receive())["type"] != "http.disconnect":
+                        pass
                 gone.set()
 
         self.background.start_soon(watch)
@@ -207,5 +209,6 @@ def told(error: StoreError) -> JSONResponse:
 
 
 def failure(status: int, text: str, **more: Any) -> JSONResponse:
-    """Return an answer that tells what is wrong."""
-    return JSONResponse({"error": text, **more}, status)
+    """Return an answer that tells what is wrong, with whatever a caller has put into it."""
+    shown = text.encode(errors="backslashreplace").decode()
+    return JSONResponse({"error": shown, **more}, status)

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from ffsuper.errors import RefusedError
 from ffsuper.messages import LaneId
+from ffsuper.server import answers
 from ffsuper.server.bodies import DeliverSignal
 from ffsuper.server.service import Service, path_id, same, service_of
 from ffsuper.store import signals
@@ -18,7 +19,10 @@ router = APIRouter(prefix="/v1/executions", tags=["signals"])
 Served = Annotated[Service, Depends(service_of)]
 
 
-@router.get("/{execution_id}/pending-waitpoints")
+@router.get(
+    "/{execution_id}/pending-waitpoints",
+    responses={200: {"model": list[answers.OpenWaitpoint]}, **answers.NOT_FOUND},
+)
 async def pending_waitpoints(execution_id: str, service: Served) -> JSONResponse:
     """Return the waitpoints that take signals, with their tokens."""
     known = path_id(execution_id)
@@ -39,7 +43,7 @@ async def pending_waitpoints(execution_id: str, service: Served) -> JSONResponse
     return JSONResponse(answer)
 
 
-@router.post("/{execution_id}/signal")
+@router.post("/{execution_id}/signal", responses={200: {"model": answers.DELIVERED}, **answers.NOT_FOUND})
 async def deliver(execution_id: str, body: DeliverSignal, service: Served) -> JSONResponse:
     """Deliver a signal to a waitpoint; to one that is not suspended on yet, it is kept until then."""
     known = path_id(execution_id)

@@ -9,6 +9,7 @@ import trio
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse
 
+from ffsuper.server import answers
 from ffsuper.server.service import HttpError, Service, path_id, service_of
 from ffsuper.store import streams
 from ffsuper.store.streams import Entries
@@ -21,7 +22,7 @@ Limit = Annotated[int, Query(ge=1, le=1_000)]
 LOOK_AGAIN_S = 0.1
 
 
-@router.get("")
+@router.get("", responses={200: {"model": answers.Stream}, **answers.BUSY})
 async def read(
     execution_id: str,
     index: Index,
@@ -40,7 +41,7 @@ async def read(
     return answer(found)
 
 
-@router.get("/tail")
+@router.get("/tail", responses={200: {"model": answers.Stream}, **answers.BUSY})
 async def tail(
     execution_id: str,
     index: Index,

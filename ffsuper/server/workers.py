@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from ffsuper.config_rules import capability_mistakes
 from ffsuper.messages import LaneId
 from ffsuper.sansio.partition import partition_of
+from ffsuper.server import answers
 from ffsuper.server.bodies import MAX_GRANT_TTL_MS, MAX_WAIT_MS, Claim, lane_id
 from ffsuper.server.service import HttpError, Service, service_of
 from ffsuper.store.admission import Claimant
@@ -19,7 +20,11 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"])
 MAX_NAME = 256
 
 
-@router.post("/{worker_id}/claim", response_model=None, responses={204: {"description": "nothing to do"}})
+@router.post(
+    "/{worker_id}/claim",
+    response_model=None,
+    responses={200: {"model": answers.Grant}, 204: answers.NOTHING},
+)
 async def claim(
     worker_id: str, body: Claim, request: Request, service: Annotated[Service, Depends(service_of)]
 ) -> Response:

@@ -9,11 +9,13 @@ from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio.turns import Waiting
 from ffsuper.store import keys
-from ffsuper.store.blocked import Blocked, number
+from ffsuper.store.blocked import Blocked, is_granted, number
 from ffsuper.store.keys import ExecutionKeys, QuotaKeys
 from ffsuper.store.looks import Index
-from ffsuper.store.replies import Call, Status, fcall
+from ffsuper.store.replies import Call, Part, Status, fcall
 
+# A namespace that had its turn so long ago comes first, like one that never had any.
+TURNS_KEPT_MS = 3_600_000
 # Names of indexes and the reasons for being in them, as the protocol has them.
 REASONS = {"blocked:budget": "waiting_for_budget", "blocked:quota": "waiting_for_quota"}
 
@@ -80,9 +82,14 @@ class Admission(Blocked):
         return dict(zip(namespaces, found, strict=True))
 
     async def note_turns(self, lane: LaneId, turns: Mapping[str, float]) -> None:
-        """Note when namespaces have had their turn, if that can be done now."""
-        pairs = [part for namespace, at_ms in turns.items() for part in (at_ms, namespace)]
-        await self._connection.try_all([Call(("ZADD", keys.turns(lane), *pairs), lambda _: None)])
+        """Note when namespaces have had their turn, if that can be done now; what is long ago is forgotten."""
+        key, pairs = keys.turns(lane), [part for namespace, at_ms in turns.items() for part in (at_ms, namespace)]
+        commands: list[tuple[Part, ...]] = [
+            ("ZADD", key, *pairs),
+            ("ZREMRANGEBYSCORE", key, "-inf", max(turns.values()) - TURNS_KEPT_MS),
+            ("PEXPIRE", key, TURNS_KEPT_MS),
+        ]
+        await self._connection.try_all([Call(command, lambda _: None) for command in commands])
 
     async def grant(
         self, lane: LaneId, wanted: Sequence[tuple[ExecutionId, Claimant]]
@@ -106,7 +113,13 @@ class Admission(Blocked):
         return {one: answer for one, answer in zip(known, answers, strict=True) if answer}
 
     async def set_aside(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
-        """Take grants back that are there, and set executions aside; a refusal means that one has gone elsewhere."""
+        """Set executions aside, but for those that have been granted meanwhile."""
+        granted = await self._read([is_granted(one.execution_id) for one in obstacles])
+        blocks = [block(lane, one, now_ms) for one, is_late in zip(obstacles, granted, strict=True) if not is_late]
+        await self._connection.try_all(blocks)  # a refusal means that one has gone elsewhere
+
+    async def take_back(self, lane: LaneId, obstacles: Sequence[Obstacle], now_ms: int) -> None:
+        """Take grants back that were not told to anybody, and set the executions aside."""
         ungrants = [ungrant(one.execution_id) for one in obstacles]
         await self._connection.try_all([*ungrants, *(block(lane, one, now_ms) for one in obstacles)])
 
@@ -157,7 +170,7 @@ def admit(execution_id: ExecutionId, at: QuotaKeys) -> Call[str]:
                 return f"quota {at.id}: concurrency cap {cap}"
         return ""
 
-    touched = (at.window, at.concurrency, at.definition, at.admitted(execution_id), at.admitted_set)
+    touched = (at.window, at.concurrency, at.definition, at.admitted(execution_id), at.admitted_set, at.stamps)
     return fcall("ffsuper_admit", touched, (execution_id,), parse)
 
 

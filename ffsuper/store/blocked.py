@@ -22,6 +22,7 @@ T = TypeVar("T")
 PAGE = 200
 # Commands in one pipeline.
 BATCH = 500
+QUOTAS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,7 @@ class Blocked(Looks):
         Places of executions that do not run any more are given back first.
         """
         known = {text: at for text in ids if (at := self._quota_keys(text)) is not None}
-        for at in known.values():
-            await self.give_back(at)
+        await self.give_back(list(known.values()))
         found: list[float | None] = await self._read([read_quota_room(at) for at in known.values()])
         rooms = {text: 0 if room is None else room for text, room in zip(known, found, strict=True)}
         return {text: None if (room := rooms.get(text, math.inf)) == math.inf else int(room) for text in ids}
@@ -127,30 +127,34 @@ class Blocked(Looks):
         (found,) = await self._read([members(policies.key)])
         return [at for text in sorted(found or ()) if (at := self._quota_keys(text)) is not None]
 
-    async def give_back(self, at: QuotaKeys) -> int:
+    async def give_back(self, quotas: Sequence[QuotaKeys]) -> int:
         """Give the places of executions back that neither run nor are granted to anybody; tell how many.
 
         Raises:
             StoreError: the store is away.
         """
-        cursor, given_back = b"0", 0
-        while True:
-            scan = ("SSCAN", at.admitted_set, cursor, "COUNT", PAGE)
-            (page,) = await self._read([Call(scan, lambda reply: (reply[0], reply[1]))])
-            if page is None:
-                return given_back
-            cursor, members = page
-            admitted = [ExecutionId(one.decode(errors="replace")) for one in members]
-            known = [one for one in admitted if keys.is_execution_id(one)]
-            # The grant first: it is taken away in the moment in which the execution becomes active.
-            reads = [call for one in known for call in (is_granted(one), is_active(one))]
-            found = await self._read(reads)
-            idle = [one for one, *held in zip(known, found[::2], found[1::2], strict=True) if held == [False, False]]
-            idle += [one for one in admitted if one not in known]
-            await self._read([give_back(one, at) for one in idle])
-            given_back += len(idle)
-            if cursor == b"0":
-                return given_back
+        waiting, cursors, given_back = list(quotas), dict[QuotaKeys, bytes](), 0
+        while waiting or cursors:
+            while waiting and len(cursors) < QUOTAS_AT_ONCE:
+                cursors[waiting.pop()] = b"0"
+            pages = await self._read([admitted_page(at, cursor) for at, cursor in cursors.items()])
+            admitted = [(at, one) for at, page in zip(cursors, pages, strict=True) if page for one in page[1]]
+            given_back += await self._give_back(admitted)
+            cursors = {at: page[0] for at, page in zip(cursors, pages, strict=True) if page and page[0] != b"0"}
+        return given_back
+
+    async def _give_back(self, admitted: Sequence[tuple[QuotaKeys, ExecutionId]]) -> int:
+        # The stamp first: an admission that comes after it keeps its place. The grant before the state: it is taken
+        # away in the moment in which the execution becomes active.
+        stamps = await self._read([read_stamp(*one) for one in admitted])
+        known = [one for _, one in admitted if keys.is_execution_id(one)]
+        held = await self._read([call for one in known for call in (is_granted(one), is_active(one))])
+        idle = {one for one, *is_held in zip(known, held[::2], held[1::2], strict=True) if is_held == [False, False]}
+        idle |= {one for _, one in admitted} - set(known)
+        calls = [
+            give_back(at, one, stamp or "") for (at, one), stamp in zip(admitted, stamps, strict=True) if one in idle
+        ]
+        return sum(done is True for done in await self._read(calls))
 
     def _quota_keys(self, text: str) -> QuotaKeys | None:
         try:
@@ -185,10 +189,24 @@ def is_active(execution_id: ExecutionId) -> Call[bool]:
     return Call(("HGET", core, "lifecycle_phase"), lambda reply: bool(reply == b"active"))
 
 
-def give_back(execution_id: ExecutionId, at: QuotaKeys) -> Call[None]:
-    """Give an execution's place in a quota back, if it has one."""
-    touched = (at.definition, at.admitted(execution_id), at.admitted_set, at.concurrency)
-    return fcall("ffsuper_give_back", touched, (execution_id,), lambda _: None)
+def admitted_page(at: QuotaKeys, cursor: bytes) -> Call[tuple[bytes, list[ExecutionId]]]:
+    """Read some of the executions that a quota has admitted, and where to go on."""
+
+    def parse(reply: tuple[bytes, list[bytes]]) -> tuple[bytes, list[ExecutionId]]:
+        return reply[0], [ExecutionId(one.decode(errors="replace")) for one in reply[1]]
+
+    return Call(("SSCAN", at.admitted_set, cursor, "COUNT", PAGE), parse)
+
+
+def read_stamp(at: QuotaKeys, execution_id: ExecutionId) -> Call[str]:
+    """Read when a quota has admitted an execution last; empty when that is not known."""
+    return Call(("HGET", at.stamps, execution_id), lambda reply: (reply or b"").decode(errors="replace"))
+
+
+def give_back(at: QuotaKeys, execution_id: ExecutionId, stamp: str) -> Call[bool]:
+    """Give an execution's place in a quota back, unless it was admitted again; tell whether it had one."""
+    touched = (at.definition, at.admitted(execution_id), at.admitted_set, at.concurrency, at.stamps)
+    return fcall("ffsuper_give_back", touched, (execution_id, stamp), lambda status: status.text(0) == "given_back")
 
 
 def is_used_up(limits: Mapping[str, str], usage: Mapping[str, str]) -> bool:
@@ -204,11 +222,12 @@ def read_quota_room(at: QuotaKeys) -> Call[float]:
 
 
 def number(text: str) -> float:
-    """Read a number; 0 for what is none."""
+    """Read a number; 0 for what is none, or has no end."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def causes_page(index: Index, offset: int) -> Call[Causes]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.store.keys import ExecutionKeys, FlowKeys
+from ffsuper.store.keys import ExecutionKeys, FlowKeys, is_execution_id
 from ffsuper.store.replies import Call, fcall, text_fields
 from ffsuper.store.submissions import Submission, create_args
 
@@ -123,13 +123,19 @@ def cancel_flow(keys: FlowKeys, reason: str, policy: str = "cancel_all") -> Call
         "ff_cancel_flow",
         (keys.core, keys.members, keys.partition.index("flow_index")),
         (keys.id, reason, policy, int(time.time() * 1000)),
-        lambda status: [ExecutionId(member.decode()) for member in status.fields[1:]],
+        lambda status: members_of(status.fields[1:]),
     )
 
 
 def read_members(keys: FlowKeys) -> Call[list[ExecutionId]]:
     """Read the members, in any order."""
-    return Call(("SMEMBERS", keys.members), lambda reply: [ExecutionId(member.decode()) for member in reply])
+    return Call(("SMEMBERS", keys.members), members_of)
+
+
+def members_of(found: Iterable[bytes]) -> list[ExecutionId]:
+    """Return the members, without what can be none."""
+    texts = [member.decode(errors="replace") for member in found]
+    return [ExecutionId(text) for text in texts if is_execution_id(text)]
 
 
 def read_flow(keys: FlowKeys) -> Call[Mapping[str, str]]:

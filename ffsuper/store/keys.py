@@ -201,6 +201,11 @@ class QuotaKeys:
         """Executions that are admitted."""
         return f"{self.definition}:admitted_set"
 
+    @property
+    def stamps(self) -> str:
+        """Hash of when each was admitted last; ours."""
+        return f"ffsuper:quota:{{q:{self.partition}}}:{self.id}:stamps"
+
     def admitted(self, execution_id: ExecutionId) -> str:
         """Exists for a window's length after an execution was admitted."""
         return f"{self.definition}:admitted:{execution_id}"

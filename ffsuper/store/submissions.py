@@ -120,7 +120,11 @@ def read_tags(execution_id: ExecutionId) -> Call[dict[str, str]]:
 def read_public_state(execution_id: ExecutionId) -> Call[str | None]:
     """Read the state that people are shown; None when there is no such execution."""
     core = ExecutionKeys.of(execution_id).core
-    return Call(("HGET", core, "public_state"), lambda reply: None if reply is None else str(reply.decode()))
+
+    def parse(reply: bytes | None) -> str | None:
+        return None if reply is None else reply.decode(errors="replace")
+
+    return Call(("HGET", core, "public_state"), parse)
 
 
 def read_result(execution_id: ExecutionId) -> Call[bytes | None]:
@@ -144,7 +148,8 @@ def cancel(
     """
     keys = ExecutionKeys.of(execution_id)
     partition, lane = keys.partition, LaneId(core.get("lane_id", "default"))
-    attempt = int(core.get("current_attempt_index") or 0)
+    index = core.get("current_attempt_index", "")
+    attempt = int(index) if index.isdecimal() else 0
     waitpoint = core.get("current_waitpoint_id") or "none"
     return fcall(
         "ff_cancel_execution",

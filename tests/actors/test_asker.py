@@ -174,7 +174,7 @@ async def test_no_lane_is_waited_at_while_there_are_others(autojump_clock: trio.
 
 
 async def test_a_server_that_waits_does_not_keep_a_worker(autojump_clock: trio.testing.MockClock) -> None:
-    grants = FakeGrants()
+    grants, others_go_on = FakeGrants(), False
     grants.waits = True
     async with asking(grants, LANES[:1]) as ends:
         await ends.demands.send(Demand(1))
@@ -184,6 +184,9 @@ async def test_a_server_that_waits_does_not_keep_a_worker(autojump_clock: trio.t
         with pytest.raises(trio.EndOfChannel):
             await ends.found()
         assert trio.current_time() == began_s
+        await trio.sleep(1)
+        others_go_on = True
+    assert others_go_on
 
 
 async def test_what_is_wanted_meanwhile_is_not_forgotten(autojump_clock: trio.testing.MockClock) -> None:

@@ -15,12 +15,20 @@ def policy(world: World, *, window_s: int = 60, rate: int = 0, cap: int = 0) -> 
     world.call("ff_create_quota_policy", keys, [ID, window_s, rate, cap, 1])
 
 
+STAMPS = f"ffsuper:quota:{{q:4}}:{ID}:stamps"
+
+
 def admit(world: World, execution: str = E1) -> Any:
-    return world.call("ffsuper_admit", [WINDOW, CONCURRENCY, QUOTA, guard(execution), ADMITTED], [execution])
+    return world.call("ffsuper_admit", [WINDOW, CONCURRENCY, QUOTA, guard(execution), ADMITTED, STAMPS], [execution])
 
 
-def give_back(world: World, execution: str = E1) -> Any:
-    return world.call("ffsuper_give_back", [QUOTA, guard(execution), ADMITTED, CONCURRENCY], [execution])
+def stamp_of(world: World, execution: str = E1) -> str:
+    return str((world.value(STAMPS) or {}).get(execution, ""))
+
+
+def give_back(world: World, execution: str = E1, stamp: str | None = None) -> Any:
+    keys = [QUOTA, guard(execution), ADMITTED, CONCURRENCY, STAMPS]
+    return world.call("ffsuper_give_back", keys, [execution, stamp_of(world, execution) if stamp is None else stamp])
 
 
 def test_as_many_are_admitted_as_the_policy_says(world: World) -> None:
@@ -77,3 +85,21 @@ def test_a_damaged_counter_does_not_keep_a_place(world: World, damaged: str) -> 
     world.redis.set(CONCURRENCY, damaged)
     assert give_back(world) == [1, "OK", "given_back"]
     assert world.redis.get(CONCURRENCY) == damaged.encode()
+
+
+def test_a_place_that_was_admitted_again_meanwhile_is_kept(world: World) -> None:
+    policy(world, cap=2)
+    admit(world)
+    before = stamp_of(world)
+    assert admit(world)[2] == "ALREADY_ADMITTED"
+    assert give_back(world, stamp=before) == [1, "OK", "kept"]
+    assert (world.redis.get(CONCURRENCY), world.value(ADMITTED)) == (b"1", {E1})
+    assert give_back(world) == [1, "OK", "given_back"]
+    assert not world.redis.exists(STAMPS)
+
+
+def test_a_place_that_a_foreign_scheduler_gave_is_given_back_too(world: World) -> None:
+    policy(world, cap=2)
+    world.redis.sadd(ADMITTED, E1)
+    world.redis.set(CONCURRENCY, 1)
+    assert give_back(world, stamp="") == [1, "OK", "given_back"]

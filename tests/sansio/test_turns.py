@@ -58,5 +58,6 @@ def test_an_index_ranks_by_its_first_execution() -> None:
         "next": now_ms - 5 - 2 * PRIORITY_STEP,
         "last": now_ms - 2 * PRIORITY_STEP,
         "new": now_ms,
+        "damaged": math.inf,
     }
     assert sorted(scores, key=lambda name: rank(scores[name], now_ms)) == list(scores)

@@ -78,6 +78,14 @@ async def test_requests_are_counted_by_route(http: httpx.AsyncClient) -> None:
     assert "nonsense" not in text
 
 
+async def test_methods_that_callers_invent_are_counted_as_one(http: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await http.request(f"INVENTED{number}", "/healthz")
+    text = (await http.get("/metrics")).text
+    assert 'ffsuper_http_requests_total{method="other",route="/healthz",status="405"} 3.0' in text
+    assert "INVENTED" not in text
+
+
 async def test_a_body_without_a_length_is_counted_as_it_comes(http: httpx.AsyncClient) -> None:
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 65_536 + 1):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -12,10 +13,15 @@ import trio.testing
 
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
-from ffsuper.server.rounds import MOST_AT_ONCE
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.server.rounds import MOST_AT_ONCE, Rounds
+from ffsuper.server.scheduler import Granted
+from ffsuper.store.admission import Claimant
+from tests.fakes import LANE
 from tests.server.serving import serving
 
 LONG_MS = 30_000
+WORKER = Claimant(worker_id="pool", instance_id="pool-1", capabilities="", grant_ttl_ms=5_000)
 
 
 @pytest.fixture
@@ -84,6 +90,66 @@ async def test_as_many_as_ask_at_once_are_granted_something_each(http: httpx.Asy
         for _ in range(100):
             nursery.start_soon(ask)
     assert sorted(answer.json()["execution_id"] for answer in answers) == sorted(submitted)
+
+
+class Slow:
+    """A scheduler that has so many executions, and takes its time.
+
+    Attributes:
+        rounds: how many asked in each.
+        began: set when a round is under way; it ends at ``go_on``.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self.rounds: list[int] = []
+        self.began, self.go_on = trio.Event(), trio.Event()
+
+    def is_empty(self, _: LaneId) -> bool:
+        return False
+
+    async def claim(self, _: LaneId, claimants: Sequence[Claimant]) -> list[Granted | None]:
+        self.rounds.append(len(claimants))
+        found = min(self.waiting, len(claimants))
+        self.waiting -= found
+        self.began.set()
+        await self.go_on.wait()
+        return [Granted(ExecutionId("e"), 1)] * found + [None] * (len(claimants) - found)
+
+
+async def test_a_claim_that_comes_during_a_round_is_answered_by_the_next(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    slow = Slow(0)
+    rounds: Any = Rounds(slow, nursery, trio.Event())  # type: ignore[arg-type]
+    nursery.start_soon(rounds.claim, LANE, WORKER, 60.0)
+    await slow.began.wait()
+    answers = list[Granted | None]()
+
+    async def come_late() -> None:
+        slow.waiting = 1
+        answers.append(await rounds.claim(LANE, WORKER))
+
+    nursery.start_soon(come_late)
+    await trio.testing.wait_all_tasks_blocked()
+    slow.go_on.set()
+    await trio.sleep(1)
+    # The first in line is served first, and the second knows after the same round that there is no more.
+    assert slow.rounds[:2] == [1, 2]
+    assert answers == [None]
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_is_behind_a_full_round_does_not_wait_for_the_next_look(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    slow = Slow(100)
+    slow.go_on.set()
+    rounds: Any = Rounds(slow, nursery, trio.Event())  # type: ignore[arg-type]
+    async with trio.open_nursery() as asking:
+        for _ in range(100):
+            asking.start_soon(rounds.claim, LANE, WORKER, 60.0)
+    assert (slow.rounds, trio.current_time()) == ([64, 36], 0.0)
 
 
 async def test_those_behind_a_full_round_are_told_that_there_is_nothing(http: httpx.AsyncClient) -> None:

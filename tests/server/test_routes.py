@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -259,6 +260,9 @@ async def test_an_execution_that_is_not_there_is_not_found(http: httpx.AsyncClie
         {"tags": {"a": 1}},
         {"policy": []},
         {"now": None},
+        {"delay_until": 10**400},
+        {"delay_until": -1},
+        {"namespace": "x" * 257},
     ],
     ids=str,
 )
@@ -268,6 +272,44 @@ async def test_a_body_with_wrong_data_is_told_its_place(http: httpx.AsyncClient,
     (name,) = changes
     assert answer.json()["error"].startswith("invalid JSON: Unprocessable Entity")
     assert name in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "told"),
+    [
+        ({"content-type": "application/json"}, b"{bad", 400, "invalid JSON: Bad Request"),
+        ({"content-type": "application/json"}, b"", 400, "invalid JSON: Bad Request"),
+        ({"content-type": "application/json"}, b'{"namespace": "\xff"}', 400, "invalid JSON: Bad Request"),
+        ({"content-type": "application/json"}, b"[" * 100_000, 400, "invalid JSON: Bad Request"),
+        ({"content-type": "text/plain"}, b"{}", 415, "invalid JSON: Unsupported Media Type"),
+        ({}, b"{}", 415, "invalid JSON: Unsupported Media Type"),
+    ],
+)
+async def test_a_body_that_is_none_is_told_by_the_protocols_phrase(
+    http: httpx.AsyncClient, headers: dict[str, str], content: bytes, status: int, told: str
+) -> None:
+    answer = await http.post("/v1/executions", content=content, headers=headers)
+    assert (answer.status_code, answer.json()) == (status, {"error": told})
+
+
+async def test_a_path_with_a_slash_too_many_is_unknown(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/healthz/")).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["namespace", "execution_kind", "creator_identity", "idempotency_key", "tags"])
+async def test_half_a_character_is_told_its_place(http: httpx.AsyncClient, name: str) -> None:
+    half: Any = {"\ud800": "\ud800"} if name == "tags" else "\ud800"
+    content = json.dumps(body(new_id(), **{name: half}))
+    answer = await http.post("/v1/executions", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert name in answer.json()["error"]
+
+
+async def test_a_worker_whose_name_is_half_a_character_is_refused(http: httpx.AsyncClient) -> None:
+    wanted = {"lane_id": "default", "worker_instance_id": "\ud800", "grant_ttl_ms": 1}
+    headers = {"content-type": "application/json"}
+    answer = await http.post("/v1/workers/pool/claim", content=json.dumps(wanted), headers=headers)
+    assert answer.status_code == 422
 
 
 async def test_requests_that_are_none_are_told_so(http: httpx.AsyncClient) -> None:

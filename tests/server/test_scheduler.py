@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ffsuper.server.scheduler import FRESH_S, Scheduler
 from ffsuper.store.admission import Admission, Claimant
 from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import BudgetKeys, ExecutionKeys, QuotaKeys
+from ffsuper.store.submissions import Submission
 from tests.fakes import LANE
 
 COUNTS = PartitionCounts()
@@ -42,8 +44,12 @@ class Submitted:
         self._client = client
         self._store = store
 
-    def add(self, priority: int = 0, age_ms: int = 0, namespace: str = "default", **core: Any) -> ExecutionId:
-        execution = self._client.submit("job", priority=priority, namespace=namespace)
+    def add(
+        self, priority: int = 0, age_ms: int = 0, namespace: str = "default", partition: int = 86, **core: Any
+    ) -> ExecutionId:
+        wanted = ExecutionId(f"{{fp:{partition}}}:{uuid.uuid4()}")
+        job = Submission(execution_id=wanted, lane=LANE, execution_kind="job", priority=priority, namespace=namespace)
+        (execution,) = self._client.submit_many([job])
         at = ExecutionKeys.of(execution)
         created_at = int(self._client.show(execution).record["created_at"]) - age_ms
         fields: dict[Any, Any] = {"created_at": created_at, "last_transition_at": created_at, **core}
@@ -93,6 +99,70 @@ async def test_namespaces_take_turns(scheduler: Scheduler, submitted: Submitted)
     few = [submitted.add(namespace="quiet", age_ms=10) for _ in range(2)]
     found = [await granted(scheduler) for _ in range(4)]
     assert set(found) == {*many[:2], *few}
+
+
+async def test_a_namespace_with_many_older_executions_hides_no_other(
+    scheduler: Scheduler, submitted: Submitted
+) -> None:
+    for number in range(8 * 30):
+        submitted.add(namespace="big", age_ms=5_000 - number, partition=number % 8)
+    small = {submitted.add(namespace="small", partition=number) for number in range(8)}
+    found = {await granted(scheduler) for _ in range(20)}
+    assert len(found & small) >= 6
+
+
+async def test_what_is_granted_but_not_claimed_hides_nothing(scheduler: Scheduler, submitted: Submitted) -> None:
+    waiting = {submitted.add(age_ms=5_000 - number, partition=number % 2) for number in range(200)}
+    found = set[ExecutionId]()
+    for _ in range(8):
+        found |= {one.execution_id for one in await scheduler.claim(LANE, [WORKER] * 25) if one}
+    assert found == waiting
+
+
+async def test_work_on_many_partitions_is_found_by_all_that_ask(scheduler: Scheduler, submitted: Submitted) -> None:
+    waiting = {submitted.add(partition=2 * number) for number in range(100)}
+    first = await scheduler.claim(LANE, [WORKER] * 10)
+    rest = await scheduler.claim(LANE, [WORKER] * 90)
+    assert {one.execution_id for one in [*first, *rest] if one} == waiting
+
+
+async def test_the_lowest_of_many_priorities_is_not_forgotten(scheduler: Scheduler, submitted: Submitted) -> None:
+    for priority in range(10, 40):
+        for _ in range(3):
+            submitted.add(priority=priority)
+    old = submitted.add(priority=0, age_ms=1_000 * AGEING_MS)
+    assert await granted(scheduler) == old
+
+
+@pytest.mark.parametrize("priority", ["inf", "nan", "1e400", "x", ""])
+async def test_a_damaged_record_ends_nothing(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis, priority: str
+) -> None:
+    damaged = submitted.add(age_ms=10)
+    store.hset(ExecutionKeys.of(damaged).core, "priority", priority)
+    plain = submitted.add()
+    store.zadd("ff:idx:{fp:9}:lane:default:eligible", {"nonsense": math.inf, "more": -math.inf})
+    assert {await granted(scheduler) for _ in range(2)} == {damaged, plain}
+
+
+async def test_a_place_that_is_admitted_again_just_now_is_not_given_back(
+    scheduler: Scheduler, submitted: Submitted, store: redis.Redis, settings: StoreConfig
+) -> None:
+    at = limit(store, active_concurrency_cap=1)
+    execution = submitted.add(quota_policy_id=QUOTA)
+    assert await granted(scheduler) == execution
+    store.delete(ExecutionKeys.of(execution).part("claim_grant"))  # it has lapsed
+
+    class Late(Admission):
+        async def _read(self, calls: Any) -> Any:
+            found = await super()._read(calls)
+            if calls and calls[0].command[0] == "EXISTS":  # its state was read; now somebody is granted it
+                assert await granted(scheduler) == execution
+            return found
+
+    async with open_connection(settings, "late") as connection:
+        assert await Late(connection, COUNTS).give_back([at]) == 0
+    assert (store.get(at.concurrency), store.smembers(at.admitted_set)) == (b"1", {execution.encode()})
 
 
 async def test_what_the_worker_cannot_run_is_blocked_and_hides_nothing(

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import psutil
@@ -60,6 +60,20 @@ def test_a_tail_whose_reader_has_gone_gives_its_place_back(workers: Workers) -> 
             connection.sendall(request("GET", f"{TAIL}?block_ms=30000"))
             eventually(lambda: http.get(TAIL).status_code == 429, "the tail to begin")
         eventually(lambda: http.get(TAIL).status_code == 200, "the place to be free")
+    assert "Traceback" not in said(server)
+
+
+def test_a_body_that_nobody_has_asked_for_ends_nothing(workers: Workers) -> None:
+    server, port = started(workers)
+    with connected(port) as connection:
+        head = f"GET {TAIL}?block_ms=20000 HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        for _ in range(50):
+            connection.sendall(b"%x\r\n%b\r\n" % (65_536, bytes(65_536)))
+        connection.settimeout(0.5)
+        with suppress(TimeoutError, ConnectionError):
+            connection.recv(100)
+    assert reached(port)
     assert "Traceback" not in said(server)
 
 
