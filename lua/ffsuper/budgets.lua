@@ -64,14 +64,16 @@ register('ffsuper_reconcile_budgets', function(keys, args)
   end)
 end)
 
--- Removes those from the set of admitted executions whose guard has run out; returns how many are left.
+-- Removes those from the set of admitted executions whose guard has run out; returns how many are left. Those that have a
+-- stamp were admitted by ffsuper_admit, and keep their place until ffsuper_give_back, however long they run.
 local function count_admitted(quota)
-  local cursor, count = '0', 0
+  local cursor, stamps = '0', 'ffsuper' .. string.sub(quota, 3) .. ':stamps'
   repeat
     local page = redis.call('SSCAN', quota .. ':admitted_set', cursor, 'COUNT', 500)
     cursor = page[1]
     for _, execution_id in ipairs(page[2]) do
-      if redis.call('EXISTS', quota .. ':admitted:' .. execution_id) == 0 then
+      if redis.call('EXISTS', quota .. ':admitted:' .. execution_id) == 0
+        and redis.call('HEXISTS', stamps, execution_id) == 0 then
         redis.call('SREM', quota .. ':admitted_set', execution_id)
       end
     end

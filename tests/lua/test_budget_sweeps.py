@@ -120,6 +120,14 @@ def test_admissions_that_have_left_the_window_are_trimmed(world: World) -> None:
     assert set(world.value(QUOTA.window)) == {"new"}
 
 
+def test_who_was_admitted_by_our_scheduler_keeps_its_place_when_its_guard_has_gone(world: World) -> None:
+    quota(world, admitted=3, guarded=1, counter=3)
+    world.redis.hset(QUOTA.stamps, "e2", "1700000000000000")
+    assert reconcile_quotas(world) == {"corrected": 1}
+    assert world.value(f"{QUOTA.definition}:admitted_set") == {"e0", "e2"}
+    assert world.redis.get(QUOTA.concurrency) == b"2"
+
+
 def test_a_quota_without_a_cap_keeps_its_counter(world: World) -> None:
     quota(world, admitted=2, guarded=2, counter=9)
     put(world, QUOTA.definition, active_concurrency_cap="0")
