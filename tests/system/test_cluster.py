@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
+from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
 from ffsuper.messages import ExecutionId, LaneId
@@ -18,6 +19,7 @@ from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.submissions import Submission
 from tests.cluster import Cluster, running_cluster
 from tests.system.test_recovery import overlaps
+from tests.system.test_server import free_port, start_server
 from tests.system.test_suspension import suspended
 from tests.system.test_worker import RETRY_AT_ONCE, read
 from tests.system.workers import LIMIT_S, Workers, eventually
@@ -124,3 +126,26 @@ def test_slots_that_are_moved_under_load_lose_nothing(
     assert done(client, executions) < COUNT, "the move was to be under load"
     eventually(lambda: done(client, executions) == COUNT, "all of the work")
     assert overlaps(tmp_path / "history") == []
+
+
+def test_a_server_admits_what_is_on_all_masters(workers: Workers, client: Client) -> None:
+    port = free_port()
+    start_server(workers, port)
+    url = f"http://127.0.0.1:{port}"
+    workers.start(engine="false", source="server", server_url=url)
+    with AdminClient(url, patience_s=LIMIT_S) as admin:
+        budget = admin.create_budget({"tokens": 10})
+        policy = {"budget_ids": [budget], "quota_policy_id": admin.create_quota(max_concurrent=1)}
+        executions = [admin.submit("no-op", lane=lane, policy=policy) for lane in LANES for _ in range(2)]
+        for execution in executions:
+            assert admin.wait(execution, LIMIT_S).state == "completed"
+        admin.report_usage(budget, {"tokens": 10})
+        spender = admin.submit("no-op", lane=LANES[0], policy=policy)
+        eventually(lambda: admin.show(spender).record["blocking_reason"] == "waiting_for_budget", "the budget")
+        admin.reset_budget(budget)
+        assert admin.wait(spender, LIMIT_S).state == "completed"
+        assert admin.rotate_secret("k2", "ab" * 32).is_complete
+        waiting = admin.submit("approval", {"signals": ["go"]}, lane=LANES[1])
+        eventually(lambda: admin.state(waiting) == "suspended", "the suspension")
+        assert admin.signal(waiting, "go").effect == "resume_condition_satisfied"
+        assert admin.wait(waiting, LIMIT_S).state == "completed"
