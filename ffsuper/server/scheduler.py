@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 BEST_AT_ONCE = 6
 OTHERS_AT_ONCE = 2
 # Entries of one priority and partition that are looked at: a namespace with so many older ones hides the others.
-# Fewer between two looks at all partitions, while only one namespace has been seen.
+# Fewer, of all partitions together, between two looks at all, while only one namespace has been seen.
 DEPTH = 200
 SHALLOW = 25
 # Partitions on which a look lets go what had waited for a quota, and quotas.
@@ -105,8 +105,9 @@ class Scheduler:
         granted: list[Granted | None] = [None] * len(claimants)
         known = self._places.get(lane)
         if known is not None and known.found and known.until_s > trio.current_time():
-            depth = DEPTH if known.is_mixed else SHALLOW
-            await self._claim_from(some_of(known.found)[0], lane, claimants, granted, depth=depth)
+            some, _ = some_of(known.found)
+            shallow = max(PICK, math.ceil(max(SHALLOW, len(claimants)) / len(some)))
+            await self._claim_from(some, lane, claimants, granted, depth=DEPTH if known.is_mixed else shallow)
             if all(granted):
                 return granted
         left = await self._look(lane)
