@@ -10,12 +10,19 @@ from typing import TypeVar
 
 from ffsuper.clients import AnyClient, Execution, patiently
 from ffsuper.config import StoreConfig
-from ffsuper.errors import ExecutionNotFoundError, LibraryMissingError, RefusedError, StoreError
-from ffsuper.flows import Flow, valid_flow_id
+from ffsuper.errors import (
+    ExecutionNotFoundError,
+    InvalidRequestError,
+    LibraryMissingError,
+    RefusedError,
+    StoreError,
+)
+from ffsuper.flows import Flow
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
 from ffsuper.store import embedded, flows, libraries, signals, streams, submissions
 from ffsuper.store.cluster import open_wire
+from ffsuper.store.keys import flow_keys
 from ffsuper.store.presence import read_partition_counts
 from ffsuper.store.replies import Call
 from ffsuper.store.signals import Delivery, OpenWaitpoint, Signal
@@ -206,8 +213,12 @@ class Client(AnyClient):
         return self._flow(flow_id, None)
 
     def _flow(self, flow_id: str, namespace: str | None) -> Flow:
-        number = partition.of_bytes(valid_flow_id(flow_id).bytes, self._counts.flow)
-        return Flow(self, flow_id, number, namespace)
+        try:
+            keys = flow_keys(flow_id, self._counts.flow)
+        except ValueError:
+            told = f"{flow_id!r} is no flow id: it must be a UUID"
+            raise InvalidRequestError("flow", "invalid_input", (told,)) from None
+        return Flow(self, keys, namespace)
 
     def history(self, execution_id: str) -> list[dict[str, str]]:
         """Return the events of an execution's leases, oldest first, as far back as the store keeps them."""

@@ -58,10 +58,10 @@ class Flow:
         keys: its keys in the store.
     """
 
-    def __init__(self, client: Client, flow_id: str, partition: int, namespace: str | None) -> None:
-        self.id = flow_id
+    def __init__(self, client: Client, keys: FlowKeys, namespace: str | None) -> None:
+        self.id = keys.id
+        self.keys = keys
         self._client = client
-        self.keys = FlowKeys(f"{{fp:{partition}}}", flow_id)
         self._namespace = namespace
 
     def add(
@@ -191,15 +191,3 @@ def state_of(record: Mapping[str, str], states: Collection[str]) -> str:
     if not all(state in FINAL_STATES for state in left):
         return "running"
     return "completed" if all(state == "completed" for state in left) else "failed"
-
-
-def valid_flow_id(text: str) -> uuid.UUID:
-    """Return a flow's id.
-
-    Raises:
-        InvalidRequestError: it is no UUID.
-    """
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise InvalidRequestError("flow", "invalid_input", (f"{text!r} is no flow id: it must be a UUID",)) from None

@@ -28,7 +28,7 @@ from ffsuper.errors import (
     StoreUnavailableError,
     StoreUnsuitableError,
 )
-from ffsuper.grants import RETRYABLE_STATUSES, decoded, reason, told
+from ffsuper.grants import CONNECT_TIMEOUT_S, KEEP_UNUSED_S, RETRYABLE_STATUSES, decoded, reason, told
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio import partition
 from ffsuper.store.replies import REFUSALS
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 10.0
 # Rotating a secret takes up to 120 s; everything else is quick.
 ANSWER_TIMEOUT_S = 130.0
-# Shorter than servers keep unused connections open, so that none is used just when it is closed.
-KEEP_UNUSED_S = 2.0
 # How the protocol tells that a function refused.
 REFUSAL = re.compile(r"(\w+) failed: (\w+)")
 

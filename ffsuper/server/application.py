@@ -16,7 +16,7 @@ from ffsuper.errors import StoreError
 from ffsuper.server import administration, answers, budgets, executions, flows, signals, streams, workers
 from ffsuper.server.guard import PUBLIC, Arrivals, Guard
 from ffsuper.server.metrics import CONTENT_TYPE
-from ffsuper.server.service import BusyError, HttpError, Service, failure, service_of, told
+from ffsuper.server.service import HttpError, Service, failure, service_of, told
 from ffsuper.store.replies import Call
 
 NO_JSON = "invalid JSON: Bad Request"
@@ -50,7 +50,6 @@ def application(service: Service) -> FastAPI:
     app.add_api_route("/metrics", metrics, tags=["health"], response_class=Response, responses=numbers)
     app.add_exception_handler(StoreError, store_error)
     app.add_exception_handler(HttpError, http_error)
-    app.add_exception_handler(BusyError, busy)
     app.add_exception_handler(HTTPException, framework_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
     arrivals = Arrivals()
@@ -89,12 +88,7 @@ async def store_error(_: Request, error: Exception) -> Response:
 async def http_error(_: Request, error: Exception) -> Response:
     """Answer when a request cannot be served."""
     assert isinstance(error, HttpError)
-    return failure(error.status, error.text)
-
-
-async def busy(_: Request, error: Exception) -> Response:
-    """Answer when too many ask for the same."""
-    return failure(429, str(error), retryable=True)
+    return failure(error.status, error.text, **error.more)
 
 
 async def framework_error(_: Request, error: Exception) -> Response:

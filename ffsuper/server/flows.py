@@ -14,7 +14,7 @@ from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError,
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.server import answers
 from ffsuper.server.bodies import AddMember, ApplyEdge, CancelFlow, CreateFlow, StageEdge
-from ffsuper.server.service import HttpError, Service, failure, same, service_of
+from ffsuper.server.service import HttpError, Service, same, service_of
 from ffsuper.store import flows, submissions
 from ffsuper.store.flows import Dependency
 from ffsuper.store.keys import ExecutionKeys, FlowKeys, flow_keys
@@ -45,13 +45,16 @@ def keys_of(flow_id: str, service: Service) -> FlowKeys:
         raise HttpError(400, f"{flow_id!r} is not a flow id: it must be a UUID") from None
 
 
-def elsewhere(keys: FlowKeys, execution_id: str) -> JSONResponse | None:
-    """Return the answer to who names an execution that is not on the flow's partition; None when it is."""
-    tag = ExecutionKeys.of(ExecutionId(execution_id)).tag
-    if tag == keys.tag:
-        return None
-    told = f"partition mismatch: {execution_id} is not on {keys.tag}, where the members of flow {keys.id} must be"
-    return failure(400, told, retryable=False)
+def require_here(keys: FlowKeys, *named: str) -> None:
+    """Refuse executions that are not on the flow's partition.
+
+    Raises:
+        HttpError: one is not.
+    """
+    for one in named:
+        if ExecutionKeys.of(ExecutionId(one)).tag != keys.tag:
+            told = f"partition mismatch: {one} is not on {keys.tag}, where the members of flow {keys.id} must be"
+            raise HttpError(400, told, retryable=False)
 
 
 @router.post(
@@ -74,8 +77,7 @@ async def add_member(flow_id: str, body: AddMember, service: Served) -> JSONResp
     """Make an execution a member."""
     same("flow_id", flow_id, body.flow_id)
     keys = keys_of(flow_id, service)
-    if refusal := elsewhere(keys, body.execution_id):
-        return refusal
+    require_here(keys, body.execution_id)
     is_new, count = await service.run(flows.add_existing(keys, ExecutionId(body.execution_id)))
     if is_new:
         return JSONResponse({"Added": {"execution_id": body.execution_id, "new_node_count": count}}, 201)
@@ -87,9 +89,7 @@ async def stage_edge(flow_id: str, body: StageEdge, service: Served) -> JSONResp
     """Add an edge between two members, of which the child does not know yet."""
     same("flow_id", flow_id, body.flow_id)
     keys = keys_of(flow_id, service)
-    for named in (body.upstream_execution_id, body.downstream_execution_id):
-        if refusal := elsewhere(keys, named):
-            return refusal
+    require_here(keys, body.upstream_execution_id, body.downstream_execution_id)
     revision = await service.run(flows.stage_edge(keys, dependency(body, body.expected_graph_revision)))
     return JSONResponse({"Staged": {"edge_id": body.edge_id, "new_graph_revision": revision}}, 201)
 
@@ -99,9 +99,7 @@ async def apply_edge(flow_id: str, body: ApplyEdge, service: Served) -> JSONResp
     """Let the child wait for an edge."""
     same("flow_id", flow_id, body.flow_id)
     keys = keys_of(flow_id, service)
-    for named in (body.upstream_execution_id, body.downstream_execution_id):
-        if refusal := elsewhere(keys, named):
-            return refusal
+    require_here(keys, body.upstream_execution_id, body.downstream_execution_id)
     edge = dependency(body, body.graph_revision)
     lane = LaneId((await service.record(edge.downstream)).get("lane_id", "default"))
     unsatisfied = await service.run(flows.apply_edge(keys, edge, lane))

@@ -42,19 +42,14 @@ class HttpError(Exception):
     Attributes:
         status: of HTTP, 4xx.
         text: for people.
+        more: further members of the answer.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, **more: Any) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
-
-
-class BusyError(Exception):
-    """Nobody's: as many calls of this kind are being served as may be; the caller should ask again later."""
-
-    def __init__(self, pool: str, most: int) -> None:
-        super().__init__(f"too many concurrent {pool} calls (server max: {most}); retry with backoff")
+        self.more = more
 
 
 class Pool:
@@ -70,10 +65,11 @@ class Pool:
         """Take a place.
 
         Raises:
-            BusyError: there is none.
+            HttpError: there is none; the caller should ask again later.
         """
         if self.used >= self._most:
-            raise BusyError(self._name, self._most)
+            told = f"too many concurrent {self._name} calls (server max: {self._most}); retry with backoff"
+            raise HttpError(429, told, retryable=True)
         self.used += 1
         try:
             yield

@@ -1,4 +1,4 @@
--- The secrets that sign waitpoint tokens, where no server has installed any.
+-- The secrets that sign waitpoint tokens: installed where there are none, and changed.
 
 -- ffsuper_install_secret: make a secret the current one of a partition that has none, or has lost it.
 -- KEYS  1 hmac_secrets  hash  kid -> secret, and the current kid
