@@ -108,6 +108,36 @@ class Claim:
     signals: tuple[ReceivedSignal, ...] = ()
 
 
+# --- the worker itself ------------------------------------------------------------------------------------------
+
+
+class Order(Enum):
+    """What the worker is told to do, by a signal or through the store."""
+
+    QUIET = "quiet"  # claim no more; what runs goes on
+    RESUME = "resume"  # claim again
+    RELOAD = "reload"  # read the configuration again
+    DRAIN = "drain"  # claim no more; end when what runs has ended, or the drain's time is over
+    HURRY = "hurry"  # drain with little time
+    STOP = "stop"  # end now
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a worker takes on, as it advertises it.
+
+    Attributes:
+        capabilities: comma-separated and sorted; may be empty.
+        kinds: of executions that it has handlers for.
+        slots: how many executions it runs at once.
+    """
+
+    lanes: tuple[LaneId, ...]
+    capabilities: str
+    kinds: tuple[str, ...]
+    slots: int
+
+
 # --- supervisor to child ----------------------------------------------------------------------------------------
 
 
@@ -397,21 +427,38 @@ FromChild = Ready | Unfit | FromTask
 
 
 @dataclass(frozen=True, slots=True)
+class OutputLine:
+    """What a child has printed.
+
+    Attributes:
+        stream: ``stdout`` or ``stderr``.
+        at_ms: Unix time at which it was read.
+    """
+
+    stream: str
+    at_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Death:
     """How a child process ended.
 
     Attributes:
         exit_code: None when a signal ended it.
         signal: None when it exited by itself.
-        peak_memory_bytes: its largest resident set.
-        last_output: the last lines of its stdout and stderr, oldest first.
+        peak_memory_bytes: its largest resident set, with the pages that it shared with its template; that of a
+            descendant if it was larger. 0 when nobody was left to say.
+        last_output: the last lines of its stdout and stderr, oldest first, without stack dumps.
+        stack_dump: the last one that it has written, the thread first that was interrupted or crashed.
     """
 
     pid: int
     exit_code: int | None
     signal: int | None
     peak_memory_bytes: int
-    last_output: tuple[str, ...]
+    last_output: tuple[OutputLine, ...]
+    stack_dump: tuple[OutputLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Opens the channels, starts the actors, stops them in order; nothing else.
+"""One worker process from its start to its end: presence, lines of work, and what it is told to do.
 
-Work flows scanner/asker/reclaimer -> claimers -> executors, capacity flows back as slots. A drain ends the first of
-these; then each channel that closes ends the next actor, until all running work is done. A deadline on that line is
-the hard stop: executors kill their children and hand the executions back. Presence and sweeps end last.
+It starts by making a line ready, then takes the alive key, and then works. A reload opens a new line beside the old
+one and retires that; to be quiet is to retire the line, to resume is to open another. A drain retires all lines and
+ends when what they run has ended; a deadline on that is the hard stop. Presence and the engine end last.
 """
 
 from __future__ import annotations
@@ -10,36 +10,44 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 import trio
+from trio_util import move_on_when
 
-from ffsuper import engine_supervisor
-from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, presence, reclaimer, scanner
-from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
-from ffsuper.child.process import Child, ForkServer, ForkServerSettings, kill_orphans, open_fork_server
-from ffsuper.clock import boottime_s
+from ffsuper import engine_supervisor, logs
+from ffsuper.actors import health, presence, watchdog
+from ffsuper.child.process import kill_orphans
 from ffsuper.config import Config
-from ffsuper.grants import Grants, open_grants
-from ffsuper.messages import Candidate, LaneId
-from ffsuper.sansio.partition import PartitionCounts, scan_seed
-from ffsuper.sansio.scan import ScanOrder
-from ffsuper.store.announcements import LEASE_ENDS, open_announcements
-from ffsuper.store.claims import Identity
+from ffsuper.errors import ChildError, ConfigError, FencedError, first_cause
+from ffsuper.line import Line, open_line
+from ffsuper.messages import Offer, Order
+from ffsuper.sansio.ledger import Ledger
+from ffsuper.sansio.partition import PartitionCounts
+from ffsuper.sansio.pulse import Pulses
+from ffsuper.standing import Standing, State
+from ffsuper.store.announcements import ORDERS, open_announcements
 from ffsuper.store.outage import STORE_AWAY
-from ffsuper.store.store import Store, open_engine_store, open_store
-from ffsuper.store.takeovers import Taker
+from ffsuper.store.presence import Presence
+from ffsuper.store.store import EngineStore, open_engine_store, open_presence
+from ffsuper.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
 
-# Two, so that one call is on its way while the answer to the other is being handed out.
-CLAIMERS = 2
-# Less than any lease lasts, so that the reclaimer knows of each before it ends.
-RECLAIM_INTERVAL_S = 0.8
 ORPHANS_DEATH_S = 5.0
+# One SIGTERM or SIGINT after the other.
+ENDS = (Order.DRAIN, Order.HURRY, Order.STOP)
+# Sections of the configuration that hold for the life of the process; of [worker], the names do too.
+FIXED = ("store", "lease", "engine", "server", "status")
+SIGNALS = {
+    signal.SIGTSTP: Order.QUIET,
+    signal.SIGUSR1: Order.QUIET,
+    signal.SIGUSR2: Order.RESUME,
+    signal.SIGHUP: Order.RELOAD,
+}
 
 
 class Ending(Enum):
@@ -50,57 +58,251 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What a stop acts upon: two scopes, and what tells the handlers."""
+class Stores:
+    """What is beside the lines in the store."""
 
-    seeking: trio.CancelScope
-    working: trio.CancelScope
-    draining: trio.Event
+    presence: Presence
+    engine: EngineStore
+    announced: trio.MemoryReceiveChannel[bytes]
 
 
-async def run(config: Config, counts: PartitionCounts) -> Ending:
-    """Run the worker until a signal has drained it.
+async def run(
+    config: Config, counts: PartitionCounts, read_again: Callable[[], Config], notifier: Notifier
+) -> Ending:
+    """Run the worker until it is told to drain, and has drained.
+
+    Args:
+        read_again: reads the configuration, for a reload; raises ConfigError.
 
     Raises:
-        ConfigError: work is to come from a server, and what that needs is not installed.
+        ConfigError: work is to come from a server, and what that needs is not installed; a port is in use.
         HandlersError: the handlers do not load.
         InstanceTakenError: another live process has this instance id.
-        FencedError: another process took the instance id over.
+        FencedError: another process took the instance id over; what ran has ended.
         RestartLimitError: children die faster than is worth restarting them.
     """
+    listener = health.open_listener(config.status.listen)
     async with (
-        grants_of(config) as grants,
-        open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
+        open_presence(config.store, config.worker.instance_id) as store,
         open_engine_store(config.store, counts) as engine_store,
-        open_fork_server(fork_server_settings(config), log_output) as fork_server,
+        open_announcements(config.store, ORDERS) as announced,
         trio.open_nursery() as background,
     ):
-        first_child = await fork_server.spawn()
-        alive_ttl_ms = max(2 * config.lease.ttl_ms, 1000)
-        predecessor = await background.start(
-            presence.run, store.presence, ",".join(config.worker.capabilities), alive_ttl_ms, lanes_of(config)
-        )
-        if predecessor is not None:
-            await take_work_back(config.worker.instance_id, predecessor, store, counts)
-        if config.engine.enabled:
-            background.start_soon(engine_supervisor.lead, config, counts, engine_store)
-        LOG.info(
-            "ready",
-            extra={
-                "instance": config.worker.instance_id,
-                "lanes": ",".join(config.worker.lanes),
-                "kinds": ",".join(first_child.handlers),
-                "children": config.children.count,
-            },
-        )
-        line = Line(trio.CancelScope(), trio.CancelScope(), trio.Event())
-        background.start_soon(obey_signals, line, config.drain.timeout_s)
-        await work(config, counts, store, grants, fork_server, first_child, line)
+        async with trio.open_nursery() as lines:
+            worker = Worker(config, counts, notifier, lines, background, read_again)
+            await worker.start(Stores(store, engine_store, announced), listener)
+            await worker.draining.wait()
         background.cancel_scope.cancel()
-    return Ending.HANDED_BACK if line.working.cancelled_caught else Ending.DRAINED
+    if worker.fenced is not None:
+        raise worker.fenced
+    return Ending.HANDED_BACK if worker.handed_back else Ending.DRAINED
 
 
-async def take_work_back(instance_id: str, predecessor: int, store: Store, counts: PartitionCounts) -> None:
+class Worker:
+    """The worker while it runs.
+
+    Attributes:
+        draining: set once it is to end.
+        handed_back: whether something that ran was handed back at the hard stop.
+        fenced: set when another process has taken the instance id.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counts: PartitionCounts,
+        notifier: Notifier,
+        lines: trio.Nursery,
+        background: trio.Nursery,
+        read_again: Callable[[], Config],
+    ) -> None:
+        self.draining = trio.Event()
+        self.handed_back = False
+        self.fenced: FencedError | None = None
+        self._config = config
+        self._counts = counts
+        self._notifier = notifier
+        self._nursery = lines
+        self._background = background
+        self._read_again = read_again
+        pulses = Pulses(trio.current_time)
+        self._standing = Standing(pulses, Ledger(), config.status.stuck_after_s, Offer((), "", (), 0))
+        self._seats = trio.CapacityLimiter(config.children.count)
+        self._lines: list[Line] = []
+        self._may_begin = trio.Event()
+        # Without limit: orders are few, and none of those who give them waits for the ones before.
+        self._orders, self._ordered = trio.open_memory_channel[Order](math.inf)
+        self._changes, self._changes_ordered = trio.open_memory_channel[Order](math.inf)
+        # One place: who looks sees all that has changed before.
+        self._changed, self._changes_seen = trio.open_memory_channel[None](1)
+
+    async def start(self, stores: Stores, listener: socket.socket | None) -> None:
+        """Make a line ready, take the alive key, and begin to work; returns early when told to end before that."""
+        self._background.start_soon(self._hear_signals)
+        self._background.start_soon(self._obey)
+        config, standing = self._config, self._standing
+        async with move_on_when(self.draining.wait):
+            line = await self._nursery.start(self._run_line, config)
+            standing.offer = line.offer
+            predecessor = await self._background.start(self._keep_present, stores)
+            if predecessor is not None:
+                await take_work_back(config.worker.instance_id, predecessor, line, self._counts)
+            if listener is not None:
+                standing.status_address = health.address_of(listener)
+                self._background.start_soon(health.run, listener, standing, stores.presence)
+            if config.engine.enabled:
+                self._background.start_soon(
+                    engine_supervisor.lead, config, self._counts, stores.engine, standing.pulses
+                )
+            self._background.start_soon(watchdog.run, self._notifier, standing)
+            self._background.start_soon(self._change)
+            self._enter(State.RUNNING)
+            self._may_begin.set()
+            self._notifier.ready(standing.sentence())
+            LOG.info("ready", extra={"instance": config.worker.instance_id, **described(line.offer)})
+
+    async def _keep_present(self, stores: Stores, task_status: trio.TaskStatus[int | None]) -> None:
+        """Hold the alive key; when it is another's, end in order: the leases are still ours."""
+        try:
+            await presence.run(
+                *(stores.presence, self._config.worker.instance_id, self._standing, self._alive_ttl_ms()),
+                *(self._changes_seen, stores.announced, self._orders.clone()),
+                task_status=task_status,
+            )
+        except FencedError as error:
+            LOG.error("fenced", extra={"error": error})
+            self.fenced = error
+            self._orders.send_nowait(Order.DRAIN)
+
+    def _alive_ttl_ms(self) -> int:
+        return max(2 * self._config.lease.ttl_ms, 1000)
+
+    def _enter(self, state: State) -> None:
+        """Go over to another state, and have it told."""
+        self._standing.state = state
+        if not self._changes_seen.statistics().current_buffer_used:
+            self._changed.send_nowait(None)
+
+    async def _run_line(self, config: Config, task_status: trio.TaskStatus[Line]) -> None:
+        """Run one line, from the moment that it may begin, until it has ended."""
+        standing = self._standing
+        async with open_line(config, self._counts, standing.pulses, standing.ledger, self._seats) as line:
+            task_status.started(line)
+            self._lines.append(line)
+            if self.draining.is_set():
+                line.end(self._standing.drain_ends_s)
+            await self._may_begin.wait()
+            await line.run()
+            self._lines.remove(line)
+            self.handed_back |= line.working.cancelled_caught
+
+    async def _hear_signals(self) -> None:
+        """Turn signals into orders."""
+        ends = iter(ENDS)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *SIGNALS) as signals:
+            async for number in signals:
+                LOG.info("signal received", extra={"signal": signal.Signals(number).name})
+                order = SIGNALS.get(signal.Signals(number)) or next(ends, Order.STOP)
+                self._orders.send_nowait(order)
+
+    async def _obey(self) -> None:
+        """Do what is ordered. To end never waits for what was ordered before."""
+        async for order in self._ordered:
+            match order:
+                case Order.DRAIN:
+                    self._drain(self._config.drain.timeout_s)
+                case Order.HURRY:
+                    self._drain(self._config.drain.hurried_timeout_s)
+                case Order.STOP:
+                    LOG.warning("stopping at once")
+                    self._drain(0.0)
+                case _:
+                    self._changes.send_nowait(order)
+
+    def _drain(self, timeout_s: float) -> None:
+        """Look for no more work; hand back what still runs when the time is over, which never becomes more."""
+        ends_s = trio.current_time() + timeout_s
+        if self.draining.is_set() and ends_s >= self._standing.drain_ends_s:
+            return
+        self._standing.drain_ends_s = ends_s
+        running = len(self._standing.ledger.running)
+        LOG.info("draining", extra={"running": running, "timeout_s": timeout_s})
+        self._enter(State.DRAINING)
+        self._notifier.stopping(self._standing.sentence())
+        for line in self._lines:
+            line.end(ends_s)
+        self.draining.set()
+        self._may_begin.set()
+
+    async def _change(self) -> None:
+        """Be quiet, resume and reload, one after the other."""
+        async for order in self._changes_ordered:
+            if self.draining.is_set():
+                return
+            match order:
+                case Order.QUIET if self._standing.state is State.RUNNING:
+                    for line in self._lines:
+                        line.retire()
+                    self._enter(State.QUIET)
+                    LOG.info("quiet", extra={"running": len(self._standing.ledger.running)})
+                case Order.RESUME if self._standing.state is State.QUIET:
+                    await self._replace_line(self._config)
+                case Order.RELOAD:
+                    self._notifier.reloading("Reading the configuration again")
+                    await self._reload()
+            self._notifier.ready(self._standing.sentence())
+
+    async def _reload(self) -> None:
+        """Go over to what the configuration says now, or go on as before if that is wrong."""
+        try:
+            wanted = self._read_again()
+        except ConfigError as error:
+            self._refuse(error)
+            return
+        config, left = with_fixed(wanted, self._config)
+        if self._standing.state is State.RUNNING and not await self._replace_line(config):
+            return
+        self._config = config
+        logs.set_up(config.log)
+        self._standing.detail = f"A restart is needed for changes of {', '.join(left)}." if left else ""
+        LOG.info("reloaded", extra={"restart_needed_for": ",".join(left), **described(self._standing.offer)})
+
+    async def _replace_line(self, config: Config) -> bool:
+        """Open a line, and retire the one before; if it cannot be opened, everything stays as it is."""
+        line: Line | None = None
+        try:
+            async with move_on_when(self.draining.wait):
+                line = await self._nursery.start(self._run_line, config)
+        except* (ConfigError, ChildError) as group:
+            self._refuse(first_cause(group))
+        if line is None or self.draining.is_set():
+            return False
+        self._seats.total_tokens = config.children.count
+        for other in self._lines:
+            if other is not line:
+                other.retire()
+        self._standing.offer = line.offer
+        self._standing.detail = ""
+        self._enter(State.RUNNING)
+        return True
+
+    def _refuse(self, error: BaseException) -> None:
+        """Say that what was ordered is not possible, and go on."""
+        LOG.error("configuration refused; going on with the one before", extra={"error": error})
+        self._standing.detail = f"The last reload was refused: {str(error).splitlines()[0]}"
+
+
+def with_fixed(wanted: Config, before: Config) -> tuple[Config, list[str]]:
+    """Return a new configuration with what cannot change while a worker runs as it was before, and what that is."""
+    worker = replace(wanted.worker, id=before.worker.id, instance_id=before.worker.instance_id)
+    config = replace(wanted, worker=worker, **{name: getattr(before, name) for name in FIXED})
+    left = [
+        f"[{field.name}]" for field in fields(config) if getattr(config, field.name) != getattr(wanted, field.name)
+    ]
+    return config, left
+
+
+async def take_work_back(instance_id: str, predecessor: int, line: Line, counts: PartitionCounts) -> None:
     """Let the leases of this instance's dead predecessor end, once its children are certain to be dead too."""
     if not await trio.to_thread.run_sync(kill_orphans, instance_id, predecessor, ORPHANS_DEATH_S):
         LOG.warning(
@@ -108,150 +310,13 @@ async def take_work_back(instance_id: str, predecessor: int, store: Store, count
         )
         return
     try:
-        ended = await store.takeovers.end_leases(instance_id, range(counts.flow))
+        ended = await line.store.takeovers.end_leases(instance_id, range(counts.flow))
     except STORE_AWAY as error:
         LOG.warning("leases of a dead process are left to expire", extra={"predecessor": predecessor, "error": error})
     else:
         LOG.info("leases of a dead process ended", extra={"predecessor": predecessor, "leases": ended})
 
 
-def lanes_of(config: Config) -> list[LaneId]:
-    """Return the lanes that work is taken from."""
-    return [LaneId(lane) for lane in config.worker.lanes]
-
-
-def identity_of(config: Config) -> Identity:
-    """Return as whom leases are taken."""
-    capabilities = ",".join(config.worker.capabilities)
-    return Identity(config.worker.id, config.worker.instance_id, capabilities, config.lease.ttl_ms)
-
-
-def grants_of(config: Config) -> AbstractAsyncContextManager[Grants | None]:
-    """Return what asks the server for work; None where the store is looked at instead."""
-    return open_grants(config.claim, config.worker) if config.claim.source == "server" else nullcontext()
-
-
-def fork_server_settings(config: Config) -> ForkServerSettings:
-    """Return what the children are made with."""
-    return ForkServerSettings(
-        handlers=config.worker.handlers,
-        python_path=config.worker.python_path,
-        preload=config.children.preload,
-        boot_timeout_s=config.children.boot_timeout_s,
-        environment=config.children.environment,
-        owner=config.worker.instance_id,
-    )
-
-
-def log_output(pid: int, stream: str, line: str) -> None:
-    """Put a line that a child has printed into the log."""
-    LOG.info("output", extra={"child": pid, "stream": stream, "line": line})
-
-
-async def work(
-    config: Config,
-    counts: PartitionCounts,
-    store: Store,
-    grants: Grants | None,
-    fork_server: ForkServer,
-    first_child: Child,
-    line: Line,
-) -> None:
-    """Run the line from finding work to finishing it; return when it has run dry."""
-    # No buffers: an actor that cannot hand on waits, and what is upstream of it waits too.
-    candidates_send, candidates_receive = trio.open_memory_channel[Candidates](0)
-    slots_send, slots_receive = trio.open_memory_channel[Slot](0)
-    leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
-    # Without limit, since a claimer must not wait for the asker, which may be waiting for it; a few messages a claim.
-    demands_send, demands_receive = trio.open_memory_channel[Demand](math.inf)
-    kinds = () if config.claim.unknown_kind == "fail" else tuple(first_child.handlers)
-    taker = Taker(lanes_of(config), ",".join(config.worker.capabilities), kinds)
-
-    with line.working:
-        async with open_announcements(config.store, LEASE_ENDS) as ends, trio.open_nursery() as nursery:
-            margin_s = config.lease.margin_ms / 1000
-            nursery.start_soon(lease_renewer.run, store.leases, leases_receive, margin_s, boottime_s)
-            watching = trio.CancelScope()
-            nursery.start_soon(within, watching, lease_watcher.run, ends, leases_send.clone())
-            async with (
-                trio.open_nursery() as workers,
-                slots_send,
-                leases_send,
-                slots_receive,
-                candidates_receive,
-                demands_send,
-            ):
-                for child in [first_child, *[None] * (config.children.count - 1)]:
-                    workers.start_soon(
-                        executor.run,
-                        *(fork_server, child, store.outcomes, store.attempts, slots_send.clone()),
-                        *(leases_send.clone(), line.draining, margin_s, config.children),
-                    )
-                for _ in range(CLAIMERS):
-                    workers.start_soon(
-                        claimer.run,
-                        *(store.claims, candidates_receive.clone(), slots_receive.clone()),
-                        *(leases_send.clone(), boottime_s, demands_send.clone() if grants else None),
-                    )
-                workers.start_soon(
-                    seek, config, counts, store, grants, taker, demands_receive, candidates_send, line.seeking
-                )
-            watching.cancel()
-
-
-async def within(scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *args: object) -> None:
-    """Run an actor that is to end by itself when all others of its kind have ended."""
-    with scope:
-        await run(*args)
-
-
-async def seek(
-    config: Config,
-    counts: PartitionCounts,
-    store: Store,
-    grants: Grants | None,
-    taker: Taker,
-    demands: trio.MemoryReceiveChannel[Demand],
-    candidates: trio.MemorySendChannel[Candidates],
-    seeking: trio.CancelScope,
-) -> None:
-    """Find work until that is over."""
-
-    def wanted(candidate: Candidate) -> bool:
-        return not taker.kinds or candidate.execution_kind in taker.kinds
-
-    async with demands, candidates:
-        with seeking:
-            async with trio.open_nursery() as seekers:
-                seed = scan_seed(config.worker.instance_id, counts.flow)
-                poll_interval_s = config.claim.poll_interval_ms / 1000
-                if grants:
-                    seekers.start_soon(
-                        asker.run,
-                        *(grants, taker.lanes, poll_interval_s, demands.clone(), candidates.clone(), boottime_s),
-                    )
-                else:
-                    seekers.start_soon(
-                        scanner.run,
-                        *(store.scans, ScanOrder(taker.lanes, counts.flow, seed), wanted, poll_interval_s),
-                        *(candidates.clone(), boottime_s),
-                    )
-                seekers.start_soon(
-                    reclaimer.run,
-                    *(store.takeovers, taker, range(counts.flow), RECLAIM_INTERVAL_S),
-                    *(candidates.clone(), boottime_s),
-                )
-
-
-async def obey_signals(line: Line, drain_timeout_s: float) -> None:
-    """Drain at the first SIGTERM or SIGINT; at the second stop at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if line.seeking.cancel_called:
-                LOG.warning("stopping at once", extra={"signal": signal.Signals(number).name})
-                line.working.cancel()
-            else:
-                LOG.info("draining", extra={"signal": signal.Signals(number).name, "timeout_s": drain_timeout_s})
-                line.working.deadline = trio.current_time() + drain_timeout_s
-                line.draining.set()
-                line.seeking.cancel()
+def described(offer: Offer) -> dict[str, object]:
+    """Return what the log says about an offer."""
+    return {"lanes": ",".join(offer.lanes), "kinds": ",".join(offer.kinds), "slots": offer.slots}

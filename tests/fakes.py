@@ -39,6 +39,7 @@ from ffsuper.messages import (
     WaitingForChildren,
     WaitpointCreated,
 )
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.sansio.scan import Place
 from ffsuper.store import scans, takeovers
 from ffsuper.store.attempts import Attempts, FrameWriter
@@ -54,6 +55,13 @@ from ffsuper.store.sweeps import Page, Sweeps
 from ffsuper.store.takeovers import Expired, Takeovers, Taker
 
 LANE = LaneId("default")
+
+
+def pulses() -> Pulses:
+    """Return what an actor's signs of life go to, for tests that do not look at them."""
+    return Pulses(trio.current_time)
+
+
 # Far longer than any test's virtual time: what is still waiting then waits for ever.
 HOUR_S = 3600.0
 
@@ -77,6 +85,7 @@ class Record:
     failure: Failed | None = None
     released: list[tuple[str, str]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    crash_report: str = ""
     frames: list[bytes] = field(default_factory=list)
 
 
@@ -95,6 +104,8 @@ class FakeStore:
     def __init__(self, lease_ttl_s: float = 30.0) -> None:
         self.records: dict[ExecutionId, Record] = {}
         self.alive: bytes | None = None
+        self.told: list[str] = []
+        self.order = b""
         self.capabilities: str | None = None
         self.away = False
         self.lose_replies = 0
@@ -287,6 +298,10 @@ class FakeAttempts(Attempts):
         await self._store.reach("progress")
         self._store.held(lease).progress.append(progress)
 
+    async def report_crash(self, lease: Lease, report: str) -> None:
+        await self._store.reach("report_crash")
+        self._store.held(lease).crash_report = report
+
     def frames(self, lease: Lease) -> FrameWriter:
         return FakeFrames(self._store, lease)
 
@@ -417,6 +432,10 @@ class FakePresence(Presence):
             return None
         return self._store.alive
 
+    async def holder(self) -> bytes:
+        await self._store.reach("holder")
+        return self._store.alive or b""
+
     async def replace_alive(self, dead_holder: bytes, holder: bytes, ttl_ms: int) -> bool:
         await self._store.reach("replace_alive")
         if (self._store.alive or b"") != dead_holder:
@@ -439,6 +458,17 @@ class FakePresence(Presence):
         await self._store.reach("advertise")
         self._store.lanes = list(lanes)
         self._store.capabilities = capabilities
+
+    async def tell(self, status: str, ttl_ms: int) -> None:
+        await self._store.reach("tell")
+        self._store.told.append(status)
+
+    async def order(self) -> bytes:
+        await self._store.reach("order")
+        return self._store.order
+
+    async def answers(self) -> bool:
+        return not self._store.away
 
     async def withdraw(self) -> None:
         await self._store.reach("withdraw")

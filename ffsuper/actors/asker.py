@@ -20,6 +20,7 @@ from ffsuper.errors import ServerAwayError, ServerError
 from ffsuper.grants import Grants
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio.backoff import Backoff
+from ffsuper.sansio.pulse import Pulses
 
 LOG = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ async def run(
     demands: trio.MemoryReceiveChannel[Demand],
     candidates: trio.MemorySendChannel[Candidates],
     now_s: Callable[[], float],
+    pulses: Pulses,
 ) -> None:
     """Ask for one execution at a time, lanes in turn, while any are wanted; pause when no lane had one.
 
@@ -48,29 +50,34 @@ async def run(
     turns = itertools.cycle(lanes)
     fruitless = 0
     wanted = 0
-    async with demands, candidates:
+    async with demands, candidates, pulses.open("asker") as pulse:
         while True:
             try:
-                wanted = await wait_wanted(demands, wanted)
+                with pulse.resting:
+                    wanted = await wait_wanted(demands, wanted)
                 began_s = trio.current_time()
-                found, change = await ask(grants, next(turns), wait_s, demands)
+                with pulse.resting:
+                    found, change = await ask(grants, next(turns), wait_s, demands)
                 wanted += change
                 patience.over()
                 if found is not None:
                     fruitless = 0
-                    await candidates.send(Candidates((found,), now_s()))
+                    with pulse.resting:
+                        await candidates.send(Candidates((found,), now_s()))
                     wanted -= 1
                     continue
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return
             except ServerError as error:
-                await patience.wait(error)
+                with pulse.resting:
+                    await patience.wait(error)
                 continue
             fruitless += 1
             if fruitless >= len(lanes):
                 fruitless = 0
                 pause_s = poll_interval_s * (0.75 + 0.5 * random.random())
-                await trio.sleep_until(max(trio.current_time(), began_s + pause_s))
+                with pulse.resting:
+                    await trio.sleep_until(max(trio.current_time(), began_s + pause_s))
 
 
 async def ask(

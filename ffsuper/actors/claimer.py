@@ -12,6 +12,7 @@ import trio
 from ffsuper.channels import Assignment, Candidates, Demand, LeaseEnd, LeaseNews, Slot, Track
 from ffsuper.errors import RefusedError, StoreError
 from ffsuper.messages import Candidate, Claim
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.claims import ClaimDoubtError, Claims
 from ffsuper.store.outage import STORE_AWAY, Outage
 
@@ -31,6 +32,7 @@ async def run(
     slots: trio.MemoryReceiveChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
     now_s: Callable[[], float],
+    pulses: Pulses,
     demands: trio.MemorySendChannel[Demand] | None = None,
 ) -> None:
     """Claim executions for offered slots; return when ``slots`` or ``candidates`` closes.
@@ -42,23 +44,25 @@ async def run(
     """
     outage = Outage(LOG)
     fresh = FreshCandidates(candidates, now_s)
-    async with candidates, slots, leases, demands or nullcontext():
+    async with candidates, slots, leases, demands or nullcontext(), pulses.open("claimer") as pulse:
         wishes = Wishes(demands)
-        async for slot in slots:
-            held = [slot]
-            try:
-                while held:
+        held: list[Slot] = []
+        try:
+            while True:
+                with pulse.resting:
+                    if not held:
+                        held.append(await slots.receive())
                     take_ready(slots, held)
                     wishes.tell(len(held))
                     chosen = await fresh.take(len(held))
-                    wishes.take(len(held), chosen)
-                    take_ready(slots, held)
-                    await claim_for(claims, chosen, held, leases, outage)
-            except trio.EndOfChannel:
-                return
-            finally:
-                for unused in held:
-                    unused.assignments.close()
+                wishes.take(len(held), chosen)
+                take_ready(slots, held)
+                await claim_for(claims, chosen, held, leases, outage, pulse)
+        except trio.EndOfChannel:
+            return
+        finally:
+            for unused in held:
+                unused.assignments.close()
 
 
 def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:
@@ -104,13 +108,17 @@ class FreshCandidates:
         """Wait for at least one candidate and return up to ``count``.
 
         Raises:
-            trio.EndOfChannel: there will be no more.
+            trio.EndOfChannel: there will be no more, or what is left is not to be claimed any more.
         """
-        while not self._left or self._is_stale():
+        while not self._left or self._is_stale() or self._is_over():
             latest = await self._candidates.receive()
             self._left = deque(latest.found)
             self._read_at_s = latest.read_at_s
         return [self._left.popleft() for _ in range(min(count, len(self._left)))]
+
+    def _is_over(self) -> bool:
+        """Tell whether those who look for work have ended: then nothing more is claimed, but what is granted."""
+        return not self._left[0].is_granted and not self._candidates.statistics().open_send_channels
 
     def _is_stale(self) -> bool:
         """Tell whether the rest is not worth claiming. What is granted is ours until the grant lapses."""
@@ -123,6 +131,7 @@ async def claim_for(
     held: list[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
     outage: Outage,
+    pulse: Pulse,
 ) -> None:
     """Claim, and hand each claim to one of the held slots, which are used up in doing so."""
     doubts: list[ClaimDoubtError] = []
@@ -145,15 +154,16 @@ async def claim_for(
             case StoreError():
                 LOG.error("claim failed", extra={"execution": candidate.execution_id, "error": result})
     for doubt in doubts:
-        claim = await resolve(claims, doubt, outage)
+        claim = await resolve(claims, doubt, outage, pulse)
         if claim is not None:
             await assign(claim, held.pop(), leases)
 
 
-async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage) -> Claim | None:
+async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage, pulse: Pulse) -> Claim | None:
     """Ask until it is certain whether a claim was carried out; None when it was not, or is over by now."""
     with trio.move_on_after(doubt.lease.ttl_ms / 1000):
         while True:
+            pulse.beat()
             result = await claims.look_up(doubt)
             match result:
                 case Claim():

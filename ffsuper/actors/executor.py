@@ -22,7 +22,7 @@ from ffsuper.channels import Assignment, LeaseNews, Release, Slot
 from ffsuper.child.nest import Fault, Nest
 from ffsuper.child.process import Child, ForkServer
 from ffsuper.config import ChildrenConfig
-from ffsuper.errors import StoreError
+from ffsuper.errors import LibraryMissingError, StoreError
 from ffsuper.messages import (
     FRAMES_IN_FLIGHT,
     Claim,
@@ -39,21 +39,28 @@ from ffsuper.messages import (
     ReportUsage,
     Start,
 )
+from ffsuper.sansio import crash
 from ffsuper.sansio.attempt import Ladder, Step, after_deadline, crashed, killed, lease_grace_s
+from ffsuper.sansio.ledger import Ledger
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.attempts import Attempts, FrameWriter
-from ffsuper.store.delivery import deliver, told
+from ffsuper.store.delivery import Delivered, deliver, told
 from ffsuper.store.outcomes import Outcomes
 
 LOG = logging.getLogger(__name__)
 
 # Progress is worth this much waiting for the store, and no more.
 PROGRESS_S = 1.0
+# So is a crash report, on which the outcome waits.
+CRASH_REPORT_S = 1.0
 # What a hard stop may take: the kill, its confirmation, the hand-back.
 HAND_BACK_S = 5.0
 CLOSE_S = 5.0
 LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
 # A time long past on every clock: whoever takes the execution next may start at once.
 AT_ONCE = Deferred(until_ms=0)
+# The lease ended before there was an outcome.
+LOST = Delivered("lost")
 
 
 async def run(
@@ -66,12 +73,15 @@ async def run(
     draining: trio.Event,
     margin_s: float,
     settings: ChildrenConfig,
+    pulses: Pulses,
+    ledger: Ledger,
 ) -> None:
     """Run executions until nobody takes slots any more.
 
     Args:
         first_child: a child that is ready already.
         draining: set when the worker drains; the handlers are told.
+        ledger: told of each attempt.
         margin_s: how long before a lease can end it is given up.
 
     Raises:
@@ -85,7 +95,7 @@ async def run(
         try:
             async with trio.open_nursery() as lines:
                 for _ in range(settings.tasks_per_process):
-                    lines.start_soon(serve_slot, nest, attempt, outcomes, slots, leases)
+                    lines.start_soon(serve_slot, nest, attempt, outcomes, slots, leases, pulses, ledger)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                 await nest.close()
@@ -104,12 +114,18 @@ async def serve_slot(
     outcomes: Outcomes,
     slots: trio.MemorySendChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
+    pulses: Pulses,
+    ledger: Ledger,
 ) -> None:
     """Run executions in one slot of the child, one after the other."""
-    await nest.ready_child()
-    while (assignment := await offer_slot(slots)) is not None:
-        await execute(nest, attempt, assignment, outcomes, leases)
-        await nest.ready_child()
+    async with pulses.open("executor") as pulse:
+        while True:
+            with pulse.resting:
+                await nest.ready_child()
+                assignment = await offer_slot(slots)
+            if assignment is None:
+                return
+            await execute(nest, attempt, assignment, outcomes, leases, pulse, ledger)
 
 
 async def offer_slot(slots: trio.MemorySendChannel[Slot]) -> Assignment | None:
@@ -133,26 +149,31 @@ async def execute(
     assignment: Assignment,
     outcomes: Outcomes,
     leases: trio.MemorySendChannel[LeaseNews],
+    pulse: Pulse,
+    ledger: Ledger,
 ) -> None:
     """Run one execution to its outcome, and deliver that."""
     claim = assignment.claim
     outcome: Outcome | None = None
-    settled = False
+    settled: Delivered | None = None
     try:
-        while True:
-            outcome = await attempt.run(await nest.ready_child(), claim, assignment)
-            signals = None if outcome is None else await deliver(outcomes, claim, outcome)
-            if signals is None:
-                break
-            # The signals had come before the suspension: the handler is called again, under the same lease.
-            claim, outcome = replace(claim, attempt_type="resumed", signals=signals), None
-        settled = True
+        while settled is None:
+            with pulse.resting:
+                child = await nest.ready_child()
+            ledger.began(claim, child.pid, trio.current_time())
+            outcome = await attempt.run(child, claim, assignment, pulse)
+            settled = LOST if outcome is None else await deliver(outcomes, claim, outcome, pulse)
+            if settled.signals is not None:
+                # The signals had come before the suspension: the handler is called again, under the same lease.
+                claim, outcome = replace(claim, attempt_type="resumed", signals=settled.signals), None
+                settled = None
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HAND_BACK_S):
-            if not settled:
+            if settled is None:
                 if outcome is None:
                     await nest.kill_and_wait()
-                await deliver(outcomes, claim, outcome or AT_ONCE, doubt=True)
+                settled = await deliver(outcomes, claim, outcome or AT_ONCE, pulse, doubt=True)
+            ledger.ended(claim.lease.lease_id, settled.outcome, trio.current_time())
             with contextlib.suppress(trio.BrokenResourceError):  # a hard stop ends the renewer too
                 await leases.send(Release(claim.lease.lease_id))
 
@@ -165,7 +186,7 @@ class Attempt:
         self._attempts = attempts
         self._lost_grace_s = lease_grace_s(margin_s)
 
-    async def run(self, child: Child, claim: Claim, assignment: Assignment) -> Outcome | None:
+    async def run(self, child: Child, claim: Claim, assignment: Assignment, pulse: Pulse) -> Outcome | None:
         """Run the handler; return what it came to, or None when the lease ended first."""
         registered = child.handlers.get(claim.execution_kind)
         if registered is None:
@@ -179,7 +200,7 @@ class Attempt:
             registered.progress_timeout_s or settings.progress_timeout_s,
             deadline_s(claim),
         )
-        number, inbox = self._nest.open_task(child)
+        number, inbox = self._nest.open_task(child, told(claim))
         lease_lost = False
         try:
             async with trio.open_nursery() as nursery, inbox:
@@ -196,7 +217,7 @@ class Attempt:
                         wake.up()
 
                 nursery.start_soon(watch_lease)
-                outcome = await self._converse(child, claim, number, inbox, ladder, wake, nursery)
+                outcome = await self._converse(child, claim, number, inbox, ladder, wake, nursery, pulse)
                 nursery.cancel_scope.cancel()
         finally:
             self._nest.close_task(number)
@@ -211,30 +232,40 @@ class Attempt:
         ladder: Ladder,
         wake: Waker,
         nursery: trio.Nursery,
+        pulse: Pulse,
     ) -> Outcome | None:
         """Start the handler, hear what it says, and serve what it asks for."""
         frames = Frames(self._attempts.frames(claim.lease), child, number, nursery)
-        await child.send(start_message(number, claim))
+        began_ms = int(time.time() * 1000)
+        with pulse.resting:  # a large payload goes as quickly as the child takes it
+            await child.send(start_message(number, claim))
         while True:
             message: FromTask | None = None
-            with wake.moment(ladder.next_s):
+            has_died = False
+            with pulse.resting, wake.moment(ladder.next_s):
                 try:
                     message = await inbox.receive()
                 except trio.EndOfChannel:
-                    outcome = await self._after_death(child, number, ladder)
+                    has_died = True
+            if has_died:
+                outcome, report = await self._after_death(child, number, ladder, began_ms)
+                with pulse.resting:
                     await frames.settle(ladder, wake)
-                    return outcome
+                await self._report_crash(claim, report, ladder, wake)
+                return outcome
             if message is not None:
                 ladder.progressed(trio.current_time())
             match message:
                 case Progress():
                     await self._report(claim, message)
                 case Emit():
-                    await frames.put(message)
+                    with pulse.resting:  # the store takes them or the lease ends
+                        await frames.put(message)
                 case ReportUsage() | CreateWaitpoint():
                     nursery.start_soon(self._answer, child, claim, message)
                 case Ended(_, outcome):
-                    await frames.settle(ladder, wake)
+                    with pulse.resting:
+                        await frames.settle(ladder, wake)
                     return after_ladder(outcome, ladder)
             if ladder.next_s <= trio.current_time():
                 self._take(ladder.take(trio.current_time()), child, claim, number, ladder)
@@ -250,15 +281,31 @@ class Attempt:
             except StoreError as error:
                 LOG.debug("progress not recorded", extra={**told(claim), "error": error})
 
-    async def _after_death(self, child: Child, number: int, ladder: Ladder) -> Outcome:
-        """Return what the child's death means for this task."""
-        death = await child.wait_dead()
+    async def _after_death(self, child: Child, number: int, ladder: Ladder, began_ms: int) -> tuple[Outcome, str]:
+        """Return what the child's death means for this task, and the crash report; an empty one for a bystander."""
+        death = crash.since(await child.wait_dead(), began_ms)
         fault = self._nest.fault_of(child)
         if fault is None:
-            return crashed(death)
-        if fault.culprit is None:
-            return Failed(f"child {child.pid} {fault.reason}", fault.category)
-        return killed(ladder.reason) if fault.culprit == number else AT_ONCE
+            return crashed(death), crash.report(death, "")
+        if fault.culprit not in (None, number):
+            return AT_ONCE, ""
+        told_fault = Failed(f"child {child.pid} {fault.reason}", fault.category)
+        failure = told_fault if fault.culprit is None else killed(ladder.reason)
+        return failure, crash.report(death, failure.reason)
+
+    async def _report_crash(self, claim: Claim, report: str, ladder: Ladder, wake: Waker) -> None:
+        """Store a crash report, if the store takes it now and the lease lasts."""
+        if not report or ladder.reason in LEASE_OVER:
+            return
+        with wake.moment(trio.current_time() + CRASH_REPORT_S) as moment:
+            try:
+                await self._attempts.report_crash(claim.lease, report)
+            except LibraryMissingError as error:  # somebody else's store
+                LOG.debug("crash report not stored", extra={**told(claim), "error": error})
+            except StoreError as error:
+                LOG.warning("crash report not stored", extra={**told(claim), "error": error})
+        if moment.cancelled_caught:
+            LOG.warning("crash report not stored", extra={**told(claim), "error": "the store did not answer in time"})
 
     def _take(self, step: Step, child: Child, claim: Claim, number: int, ladder: Ladder) -> None:
         """Do to a child what is next."""

@@ -14,6 +14,7 @@ from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import Lease, LeaseId
 from ffsuper.sansio.lease import LeaseBook
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.leases import Leases
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ async def run(
     news: trio.MemoryReceiveChannel[LeaseNews],
     margin_s: float,
     now_s: Callable[[], float],
+    pulses: Pulses,
 ) -> None:
     """Renew every tracked lease at a third of its length; return when ``news`` closes.
 
@@ -39,9 +41,9 @@ async def run(
         now_s: the local clock that leases are judged by.
     """
     held = HeldLeases(margin_s)
-    async with news:
+    async with news, pulses.open("lease_renewer") as pulse:
         while True:
-            with trio.move_on_after(nap_until(held.book.next_event_s(), now_s())):
+            with pulse.resting, trio.move_on_after(nap_until(held.book.next_event_s(), now_s())):
                 try:
                     held.note(await news.receive())
                 except trio.EndOfChannel:
@@ -91,7 +93,8 @@ class HeldLeases:
 
     def give_up(self, lease: Lease, end: LeaseEnd) -> None:
         """Tell the executor that the lease is over."""
-        LOG.warning("lease lost", extra={"execution": lease.execution_id, "code": end.code})
+        told = {"execution": lease.execution_id, "attempt": lease.attempt_index, "code": end.code}
+        LOG.warning("lease lost", extra=told)
         with contextlib.suppress(trio.BrokenResourceError):  # its executor has just finished with it
             self._ends[lease.lease_id].send_nowait(end)
         self._forget(lease.lease_id)

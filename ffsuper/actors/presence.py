@@ -1,22 +1,26 @@
-"""Holds the worker instance's alive key and advertises its capabilities."""
+"""Holds the worker instance's alive key, advertises what it takes on, and hears what operators order.
+
+The key is renewed only while every actor shows signs of life, so that a worker which hangs is seen to be away. What
+it advertises and tells of itself is written again with the renewals, for a store can lose that, too.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import trio
 
 from ffsuper.errors import FencedError, InstanceTakenError
-from ffsuper.messages import LaneId
+from ffsuper.messages import Order
+from ffsuper.sansio.pulse import Pulse
+from ffsuper.standing import Standing
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.presence import Presence
 
@@ -26,13 +30,20 @@ RENEWALS_PER_TTL = 4
 RENEWALS_PER_ADVERTISEMENT = 4
 WITHDRAW_S = 2.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# An announcement for every worker: tell how you stand.
+ALL = b"*"
+# What comes through the store; the rest is for signals.
+REMOTE = {order.value: order for order in (Order.QUIET, Order.RESUME, Order.DRAIN)}
 
 
 async def run(
     presence: Presence,
-    capabilities: str,
+    instance_id: str,
+    standing: Standing,
     ttl_ms: int,
-    lanes: Sequence[LaneId],
+    changed: trio.MemoryReceiveChannel[None],
+    announced: trio.MemoryReceiveChannel[bytes],
+    orders: trio.MemorySendChannel[Order],
     task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Take the alive key, advertise, report started, and keep the key until cancelled; then withdraw both.
@@ -40,7 +51,8 @@ async def run(
     Started with the process id of the predecessor that the key was taken over from, None where there was none.
 
     Args:
-        capabilities: comma-separated and sorted; may be empty.
+        changed: a message when the standing has changed.
+        announced: instance ids for which there is an order, and ``ALL``.
 
     Raises:
         InstanceTakenError: another live process has this instance id.
@@ -49,17 +61,32 @@ async def run(
     """
     holder = describe_self()
     predecessor = await take_key(presence, holder, ttl_ms)
+    post = Post(presence, standing, holder, ttl_ms, orders)
+    async with changed, announced, orders:
+        try:
+            await advertise(presence, standing)
+            await post.tell()
+            task_status.started(predecessor)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow_changes, presence, post, standing, changed)
+                nursery.start_soon(follow_orders, instance_id, post, announced)
+                async with standing.pulses.open("presence") as pulse:
+                    taken_by = await keep_key(presence, post, standing, pulse)
+                nursery.cancel_scope.cancel()
+            raise FencedError(f"another process has taken this worker's instance id: {described(taken_by)}")
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):
+                await leave(presence, holder)
+
+
+async def leave(presence: Presence, holder: bytes) -> None:
+    """Withdraw all that was written, unless it is another's by now; the key comes last, for it keeps others out."""
     try:
-        await presence.advertise(capabilities, lanes)
-        task_status.started(predecessor)
-        await keep_key(presence, holder, ttl_ms, capabilities, lanes)
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):
-            try:
-                await presence.withdraw()
-                await presence.release_alive(holder)
-            except STORE_AWAY as error:
-                LOG.warning("alive key left to expire", extra={"error": error})
+        if await presence.holder() in (holder, b""):
+            await presence.withdraw()
+            await presence.release_alive(holder)
+    except STORE_AWAY as error:
+        LOG.warning("alive key left to expire", extra={"error": error})
 
 
 async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> int | None:
@@ -73,30 +100,130 @@ async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> int | None
     return None
 
 
-async def keep_key(
-    presence: Presence, holder: bytes, ttl_ms: int, capabilities: str, lanes: Sequence[LaneId]
-) -> None:
-    """Renew the alive key for ever, and what is advertised from time to time: a store can lose that, too.
+class Post:
+    """What goes to operators and comes from them."""
 
-    Raises:
-        FencedError: it is another's.
+    def __init__(
+        self,
+        presence: Presence,
+        standing: Standing,
+        holder: bytes,
+        ttl_ms: int,
+        orders: trio.MemorySendChannel[Order],
+    ) -> None:
+        self.holder = holder
+        self.ttl_ms = ttl_ms
+        self._presence = presence
+        self._standing = standing
+        self._orders = orders
+        told = json.loads(holder)
+        self._self = {name: told[name] for name in ("nonce", "host", "pid")}
+        self._obeyed = b""
+
+    async def tell(self) -> None:
+        """Write how the worker stands."""
+        await self._presence.tell(json.dumps(self._self | self._standing.report()), self.ttl_ms)
+
+    async def look(self) -> None:
+        """Obey the last order, if it is for this very process and was not obeyed yet."""
+        found = await self._presence.order()
+        if found == self._obeyed:
+            return
+        self._obeyed = found
+        order = order_for(found, self._self["nonce"])
+        if order is not None:
+            LOG.info("order received", extra={"order": order.value})
+            await self._orders.send(order)
+
+
+def order_for(found: bytes, nonce: str) -> Order | None:
+    """Return the order in a key; None when there is none for the process with this nonce."""
+    try:
+        told = json.loads(found)
+        return REMOTE[told["order"]] if told["nonce"] == nonce else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def keep_key(presence: Presence, post: Post, standing: Standing, pulse: Pulse) -> bytes:
+    """Renew the alive key as long as no actor is stuck, and what is told and advertised from time to time.
+
+    Returns:
+        the holder, once it is another's.
     """
     outage = Outage(LOG)
-    for number in itertools.count(1):
-        await trio.sleep(ttl_ms / 1000 / RENEWALS_PER_TTL)
+    told_stuck: list[str] = []
+    number = 0
+    while True:
+        number += 1
+        with pulse.resting:
+            await trio.sleep(post.ttl_ms / 1000 / RENEWALS_PER_TTL)
+        stuck = standing.stuck()
+        if stuck != told_stuck:
+            told_stuck = stuck
+            tell_stuck(stuck)
         try:
-            if number % RENEWALS_PER_ADVERTISEMENT == 0:
-                await presence.advertise(capabilities, lanes)
-            if await presence.renew_alive(holder, ttl_ms):
-                outage.over()
-                continue
-            # Gone, but not taken: it ran out while the store was away, or was deleted by hand.
-            taken_by = await presence.take_alive(holder, ttl_ms)
+            if number % RENEWALS_PER_ADVERTISEMENT == 0 and not stuck:
+                await advertise(presence, standing)
+            if (holder := await renew_key(presence, post, stuck)) not in (post.holder, b""):
+                return holder
+            await post.tell()
+            await post.look()
+            outage.over()
         except STORE_AWAY as error:
             await outage.wait(error)
-            continue
-        if taken_by is not None and taken_by != holder:
-            raise FencedError(f"another process has taken this worker's instance id: {described(taken_by)}")
+
+
+def tell_stuck(stuck: list[str]) -> None:
+    """Log which actors are stuck, or that none is any more."""
+    if stuck:
+        LOG.error("stuck: no longer saying that this worker is alive", extra={"actors": ",".join(stuck)})
+    else:
+        LOG.info("no longer stuck")
+
+
+async def renew_key(presence: Presence, post: Post, stuck: list[str]) -> bytes:
+    """Renew the alive key, or take it again when it ran out; one who is stuck only looks.
+
+    Returns:
+        who holds it; empty when nobody does.
+    """
+    if stuck:
+        return await presence.holder()
+    if await presence.renew_alive(post.holder, post.ttl_ms):
+        return post.holder
+    # Gone, but not taken: it ran out while the store was away, or was deleted by hand.
+    taken_by = await presence.take_alive(post.holder, post.ttl_ms)
+    return post.holder if taken_by is None else taken_by
+
+
+async def advertise(presence: Presence, standing: Standing) -> None:
+    """Publish what the worker takes on."""
+    offer = standing.advertised()
+    await presence.advertise(offer.capabilities, offer.lanes)
+
+
+async def follow_changes(
+    presence: Presence, post: Post, standing: Standing, changed: trio.MemoryReceiveChannel[None]
+) -> None:
+    """Advertise and tell at once what has changed."""
+    async for _ in changed:
+        try:
+            await advertise(presence, standing)
+            await post.tell()
+        except STORE_AWAY as error:
+            LOG.debug("not advertised yet", extra={"error": error})  # comes with a later renewal
+
+
+async def follow_orders(instance_id: str, post: Post, announced: trio.MemoryReceiveChannel[bytes]) -> None:
+    """Look for an order, and tell how the worker stands, whenever somebody asks for that."""
+    async for message in announced:
+        if message in (instance_id.encode(), ALL):
+            try:
+                await post.look()
+                await post.tell()
+            except STORE_AWAY as error:
+                LOG.debug("order not read yet", extra={"error": error})  # is seen at the next renewal
 
 
 def describe_self() -> bytes:

@@ -15,6 +15,7 @@ import trio
 from ffsuper.channels import Candidates
 from ffsuper.errors import StoreError
 from ffsuper.messages import Candidate, ExecutionId
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.sansio.sweep import Marks
 from ffsuper.store.looks import Index, indexes
 from ffsuper.store.outage import STORE_AWAY, Outage
@@ -41,6 +42,7 @@ async def run(
     interval_s: float,
     candidates: trio.MemorySendChannel[Candidates],
     now_s: Callable[[], float],
+    pulses: Pulses,
 ) -> None:
     """Look for leases that ran out and send their executions to the claimer. Returns when ``candidates`` closes.
 
@@ -50,13 +52,15 @@ async def run(
     outage = Outage(LOG)
     marks, offers = Marks[Index](), Offers()
     wanted = indexes("lease_expiry", partitions)
-    async with candidates:
+    async with candidates, pulses.open("reclaimer") as pulse:
         while True:
+            pulse.beat()
             asked_at_s = now_s()
             try:
                 found, pause_s = await look(takeovers, taker, wanted, marks, offers, interval_s)
                 if found:
-                    await candidates.send(Candidates(tuple(found), asked_at_s))
+                    with pulse.resting:
+                        await candidates.send(Candidates(tuple(found), asked_at_s))
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue

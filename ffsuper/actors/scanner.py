@@ -10,6 +10,7 @@ import trio
 
 from ffsuper.channels import Candidates
 from ffsuper.messages import Candidate, ExecutionId
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.sansio.scan import Place, ScanOrder
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.scans import Page, Scans
@@ -31,6 +32,7 @@ async def run(
     poll_interval_s: float,
     candidates: trio.MemorySendChannel[Candidates],
     now_s: Callable[[], float],
+    pulses: Pulses,
 ) -> None:
     """Look at window after window and send what is claimable; pause when a whole round found nothing.
 
@@ -41,8 +43,9 @@ async def run(
     """
     outage = Outage(LOG)
     sent: dict[ExecutionId, float] = {}
-    async with candidates:
+    async with candidates, pulses.open("scanner") as pulse:
         while True:
+            pulse.beat()
             places = order.next_places()
             read_at_s = now_s()
             sent = {one: sent_at_s for one, sent_at_s in sent.items() if read_at_s - sent_at_s < FORGET_S}
@@ -56,14 +59,16 @@ async def run(
             found = tuple(one for page in pages for one in page.candidates if wanted(one))
             if found:
                 try:
-                    await candidates.send(Candidates(found, read_at_s))
+                    with pulse.resting:
+                        await candidates.send(Candidates(found, read_at_s))
                 except trio.BrokenResourceError:
                     return
                 sent.update(dict.fromkeys((one.execution_id for one in found), now_s()))
             elif any(page.skipped for page in pages):
                 await trio.sleep(RECHECK_S)
             elif order.round_was_fruitless:
-                await trio.sleep(poll_interval_s * (0.75 + 0.5 * random.random()))
+                with pulse.resting:
+                    await trio.sleep(poll_interval_s * (0.75 + 0.5 * random.random()))
 
 
 def tally(

@@ -11,18 +11,18 @@ A cancellation or a lost lease begins the same ladder, with its own grace.
 from __future__ import annotations
 
 import math
-import signal
 from collections import deque
 from enum import Enum, auto
 
 from ffsuper.messages import Death, Failed, InterruptReason
+from ffsuper.sansio.crash import signal_name
 
 # Time for the child to write its stacks before it is killed.
 DUMP_S = 0.2
 # For a handler whose lease was lost: enough to be told, not to go on.
 LOST_GRACE_S = 0.1
-# Of the child's output, what is kept with the attempt.
-OUTPUT_LINES = 10
+# Of the child's output, what a failure's reason tells; the crash report has more.
+REASON_LINES = 3
 
 
 class Step(Enum):
@@ -109,16 +109,12 @@ REASONS: dict[InterruptReason | None, str] = {
 
 def crashed(death: Death) -> Failed:
     """Return the failure of an attempt whose child died under it, with the child's last words."""
-    lines = [f"child {death.pid} {manner(death)}", *death.last_output[-OUTPUT_LINES:]]
-    return Failed("\n".join(lines), "crash")
+    last_words = [line.text for line in death.last_output[-REASON_LINES:]]
+    return Failed("\n".join([f"child {death.pid} {manner(death)}", *last_words]), "crash")
 
 
 def manner(death: Death) -> str:
     """Say in words how a child ended."""
     if death.signal is None:
         return f"exited with code {death.exit_code} while running"
-    try:
-        name = signal.Signals(death.signal).name
-    except ValueError:
-        name = f"signal {death.signal}"
-    return f"was killed by {name}"
+    return f"was killed by {signal_name(death.signal)}"

@@ -23,6 +23,9 @@ from ffsuper.store.wire import connection_maker
 LEASE_ENDS = "ffsuper:lease_ends"
 # Members of flows that have ended, as JSON; the sweep over blocked executions finds that out all the same.
 COMPLETIONS = "ff:dag:completions"
+# Workers, by instance id or * for all, that are to look for an order and to write their status at once; both happen
+# at the next renewal of their alive keys all the same.
+ORDERS = "ffsuper:orders"
 # In the place of a message: listening begins, at first or after the connection was lost, and what came before is
 # lost.
 LISTENING = b""

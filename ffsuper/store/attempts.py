@@ -51,6 +51,15 @@ class Attempts:
         """Record progress; an empty message keeps the earlier one."""
         await self._connection.run(record_progress(lease, progress))
 
+    async def report_crash(self, lease: Lease, report: str) -> None:
+        """Store a crash report with the attempt; a repetition stores it once more.
+
+        Raises:
+            LibraryMissingError: the store does not have our function.
+            StoreError: see ``Connection.run``.
+        """
+        await self._connection.run(write_crash_report(lease, report))
+
     def frames(self, lease: Lease) -> FrameWriter:
         """Return what appends the attempt's frames."""
         return FrameWriter(self._connection, lease)
@@ -138,6 +147,17 @@ def record_progress(lease: Lease, progress: Progress) -> Call[None]:
         "ff_update_progress",
         (ExecutionKeys.of(lease.execution_id).core,),
         (lease.execution_id, lease.lease_id, lease.epoch, progress.percent, progress.message),
+        lambda _: None,
+    )
+
+
+def write_crash_report(lease: Lease, report: str) -> Call[None]:
+    """Store a crash report with the attempt."""
+    keys = ExecutionKeys.of(lease.execution_id)
+    return fcall(
+        "ffsuper_report_crash",
+        (keys.core, keys.attempt(lease.attempt_index), keys.part("lease:history")),
+        (lease.execution_id, lease.lease_id, lease.epoch, lease.attempt_id, report.encode(errors="replace")),
         lambda _: None,
     )
 

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from ffsuper.errors import LeaseLostError, StoreError
 from ffsuper.messages import Claim, Failed, Outcome, ReceivedSignal
+from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.outcomes import Outcomes
 
 LOG = logging.getLogger(__name__)
 
+# Of a failure's reason, what is logged.
+REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What has become of an outcome.
+
+    Attributes:
+        outcome: its name for logs and metrics; ``refused`` when the lease was not ours any more.
+        signals: of a suspension whose signals have come already: the attempt goes on under its lease with these.
+            Otherwise None.
+    """
+
+    outcome: str
+    signals: tuple[ReceivedSignal, ...] | None = None
+
 
 async def deliver(
-    outcomes: Outcomes, claim: Claim, outcome: Outcome, *, doubt: bool = False
-) -> tuple[ReceivedSignal, ...] | None:
+    outcomes: Outcomes, claim: Claim, outcome: Outcome, pulse: Pulse, *, doubt: bool = False
+) -> Delivered:
     """Deliver an outcome.
 
     A try whose answer was lost may have been carried out; the fence then refuses the next one, and the lease history
@@ -22,13 +41,11 @@ async def deliver(
 
     Args:
         doubt: there has been such a try already.
-
-    Returns:
-        None; for a suspension whose signals have come already, these: the attempt goes on under its lease.
     """
     outage = Outage(LOG)
     signals: tuple[ReceivedSignal, ...] | None = None
     while True:
+        pulse.beat()
         try:
             signals = await outcomes.deliver(claim.lease, outcome, claim.retry_policy)
         except LeaseLostError as refusal:
@@ -39,25 +56,37 @@ async def deliver(
                 await outage.wait(error)
                 continue
             LOG.warning("outcome refused", extra={**told(claim), "code": refusal.code, "outcome": named(outcome)})
-            return None
+            return Delivered("refused")
         except STORE_AWAY as error:
             doubt = True
             await outage.wait(error)
         except StoreError as error:
             LOG.error("outcome not stored", extra={**told(claim), "error": error, "outcome": named(outcome)})
             if isinstance(outcome, Failed) and not outcome.retryable:
-                return None
+                return Delivered("undeliverable")
             outcome = Failed(f"the outcome could not be stored: {error}", "result", retryable=False)
         else:
             break
     outage.over()
-    LOG.info("finished", extra={**told(claim), "outcome": named(outcome)})
-    return signals
+    LOG.info("finished", extra={**told(claim), "outcome": named(outcome), **why(outcome)})
+    return Delivered(named(outcome), signals)
 
 
 def named(outcome: Outcome) -> str:
     """Return an outcome's name for the log."""
     return type(outcome).__name__.lower()
+
+
+def why(outcome: Outcome) -> dict[str, object]:
+    """Return what the log says of a failure: its category, and the first line of its reason.
+
+    A payload that does not fit is cited in the reason, and so that stays out of the log.
+    """
+    if not isinstance(outcome, Failed):
+        return {}
+    first_line = outcome.reason.partition("\n")[0][:REASON_CHARACTERS]
+    reason = {} if outcome.category == "payload" else {"reason": first_line}
+    return {"category": outcome.category, **reason}
 
 
 def told(claim: Claim) -> dict[str, object]:

@@ -35,6 +35,16 @@ def worker_capabilities(instance_id: str) -> str:
     return f"ff:worker:{instance_id}:caps"
 
 
+def worker_status(instance_id: str) -> str:
+    """Key with what a worker tells of itself, as JSON; ours."""
+    return f"ffsuper:worker:{instance_id}:status"
+
+
+def worker_order(instance_id: str) -> str:
+    """Key with what an operator has last told a worker to do, as JSON; ours."""
+    return f"ffsuper:worker:{instance_id}:order"
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
     """Keys of one execution partition.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from ffsuper.store.wire import Wire
 
 FLOWFABRIC = "flowfabric"
 FFSUPER = "ffsuper"
+NAMES = (FLOWFABRIC, FFSUPER)
 PROTOCOL_VERSION = b"5"
 Mode = Literal["auto", "replace", "never"]
 
@@ -41,13 +43,51 @@ class Mark:
     @property
     def line(self) -> str:
         """The comment that carries the mark."""
-        return f"-- ffsuper {'.'.join(map(str, self.release))} {self.digest}"
+        return f"-- ffsuper {self}"
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.release))} {self.digest}"
 
     @classmethod
     def found_in(cls, code: str) -> Mark | None:
         """Return the mark of a loaded library's text, or None when it is not ours."""
         found = re.search(r"^-- ffsuper ([0-9.]+) ([0-9a-f]+)$", code, re.MULTILINE)
         return cls(release_numbers(found[1]), found[2]) if found else None
+
+
+class Standing(Enum):
+    """How a library that a store holds stands to ours."""
+
+    OURS = "ours"
+    OLDER = "older"  # or of the same release with another text: of a checkout
+    NEWER = "newer"
+    FOREIGN = "foreign"
+    MISSING = "missing"
+
+    @classmethod
+    def of(cls, code: str | None, own: Mark) -> Standing:
+        """Return the standing of a library with this text; None when there is none."""
+        if code is None:
+            return cls.MISSING
+        mark = Mark.found_in(code)
+        if mark is None:
+            return cls.FOREIGN
+        if mark == own:
+            return cls.OURS
+        return cls.OLDER if mark.release <= own.release else cls.NEWER
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a server holds under the name of a library.
+
+    Attributes:
+        version: its mark; of a foreign ``flowfabric`` what it says that it speaks, else empty.
+    """
+
+    name: str
+    standing: Standing
+    version: str
 
 
 def release_numbers(text: str) -> tuple[int, ...]:
@@ -101,21 +141,51 @@ def prepare(wire: Wire, mode: Mode) -> None:
 
 def prepare_server(wire: Wire, mode: Mode) -> None:
     """Do so on one server."""
-    for name in (FLOWFABRIC, FFSUPER):
-        code = loaded_code(wire, name)
-        if code is None:
-            load(wire, name, mode)
-            continue
-        mark, own = Mark.found_in(code), own_mark(name)
-        ours_is_newer = mark is not None and mark != own and mark.release <= own.release
-        if mode != "never" and (ours_is_newer or (mark is None and mode == "replace")):
-            load(wire, name, mode)
+    for name in NAMES:
+        match Standing.of(loaded_code(wire, name), own_mark(name)):
+            case Standing.MISSING:
+                load(wire, name, mode)
+            case Standing.OLDER if mode != "never":
+                load(wire, name, mode)
+            case Standing.FOREIGN if mode == "replace":
+                load(wire, name, mode)
     spoken = reply_to(wire, "FCALL", "ff_version", 0)
     if spoken != PROTOCOL_VERSION:
         raise StoreUnsuitableError(
             f"the store holds library flowfabric version {spoken.decode(errors='replace')}, and this worker speaks "
             f'version {PROTOCOL_VERSION.decode()}: upgrade one of the two, or set [store] library = "replace"'
         )
+
+
+def put_ours(wire: Wire, mode: Mode) -> None:
+    """Do as ``prepare``, and load ours in place of newer ones of ours too: the way back from an upgrade.
+
+    Raises:
+        StoreError: see ``prepare``.
+    """
+    for server in wire.servers():
+        for name in NAMES:
+            if Standing.of(loaded_code(server, name), own_mark(name)) is Standing.NEWER:
+                load(server, name, mode)
+    prepare(wire, mode)
+
+
+def look(wire: Wire) -> list[Held]:
+    """Return what each server holds.
+
+    Raises:
+        StoreError: see ``loaded_code``.
+    """
+    return [held(server, name) for server in wire.servers() for name in NAMES]
+
+
+def held(wire: Wire, name: str) -> Held:
+    """Return what one server holds."""
+    code = loaded_code(wire, name)
+    standing, mark = Standing.of(code, own_mark(name)), Mark.found_in(code or "")
+    if standing is Standing.FOREIGN and name == FLOWFABRIC:
+        return Held(name, standing, f"protocol {reply_to(wire, 'FCALL', 'ff_version', 0).decode(errors='replace')}")
+    return Held(name, standing, "" if mark is None else str(mark))
 
 
 def restore(wire: Wire, mode: Mode) -> None:

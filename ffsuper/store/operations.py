@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys, FlowKeys
-from ffsuper.store.replies import Call, Part, fcall
+from ffsuper.store.replies import Call, Part, Status, fcall
 
 
 def change_priority(execution_id: ExecutionId, lane: LaneId, priority: int) -> Call[None]:
@@ -23,8 +23,13 @@ def read_incoming(execution_id: ExecutionId, flow_id: str) -> Call[list[str]]:
     return Call(("SMEMBERS", key), lambda reply: sorted(edge.decode(errors="replace") for edge in reply))
 
 
-def replay(execution_id: ExecutionId, core: Mapping[str, str], edges: Sequence[str]) -> Call[int]:
-    """Let an ended execution run again; tells how many edges it has to wait for.
+def is_skipped_member(core: Mapping[str, str]) -> bool:
+    """Tell from its record whether an execution was skipped by its flow."""
+    return core.get("terminal_outcome") == "skipped" and bool(core.get("flow_id"))
+
+
+def replay(execution_id: ExecutionId, core: Mapping[str, str], edges: Sequence[str]) -> Call[str]:
+    """Let an ended execution run again; tells its public state.
 
     Args:
         core: its record as just read.
@@ -35,11 +40,15 @@ def replay(execution_id: ExecutionId, core: Mapping[str, str], edges: Sequence[s
         keys.partition.lane(lane, name) for name in ("terminal", "eligible", "blocked:dependencies")
     )
     touched = [keys.core, terminal, eligible, keys.part("lease:history")]
-    if core.get("terminal_outcome") == "skipped" and core.get("flow_id"):
+    if is_skipped_member(core):
         touched += [blocked, keys.part("deps:meta"), keys.part("deps:unresolved")]
         touched += [keys.part(f"dep:{edge}") for edge in edges]
     args: tuple[Part, ...] = (execution_id, int(time.time() * 1000), *edges)
-    return fcall("ff_replay_execution", tuple(touched), args, lambda status: status.number(0))
+
+    def state(status: Status) -> str:
+        return "waiting_children" if status.number(0) else "waiting"
+
+    return fcall("ff_replay_execution", tuple(touched), args, state)
 
 
 def revoke(execution_id: ExecutionId, instance_id: str) -> Call[tuple[str, str, str]]:

@@ -10,8 +10,11 @@ from ffsuper.messages import LaneId
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import Call, fcall
 
+# Who asks whether we are ready does not wait for long.
+ANSWER_S = 1.0
 DEFAULT_COUNTS = PartitionCounts()
 
 
@@ -22,6 +25,8 @@ class Presence:
         self._connection = connection
         self._alive = keys.worker_alive(instance_id)
         self._capabilities = keys.worker_capabilities(instance_id)
+        self._status = keys.worker_status(instance_id)
+        self._order = keys.worker_order(instance_id)
         self._instance_id = instance_id
 
     async def take_alive(self, holder: bytes, ttl_ms: int) -> bytes | None:
@@ -35,6 +40,10 @@ class Presence:
         )
         if taken:
             return None
+        return await self.holder()
+
+    async def holder(self) -> bytes:
+        """Return what the alive key's holder stored there; empty when nobody holds it."""
         return await self._connection.run(Call(("GET", self._alive), lambda reply: bytes(reply or b"")))
 
     async def replace_alive(self, dead_holder: bytes, holder: bytes, ttl_ms: int) -> bool:
@@ -55,21 +64,43 @@ class Presence:
     async def advertise(self, capabilities: str, lanes: Sequence[LaneId]) -> None:
         """Publish the lanes, for the engine's sweeps, and the capabilities, comma-separated.
 
-        Of the capabilities, the list comes before the index entry; an empty one withdraws.
+        Of the capabilities, the list comes before the index entry; an empty one is withdrawn.
         """
-        await self._connection.run(done("SADD", keys.LANES, *lanes))
+        if lanes:
+            await self._connection.run(done("SADD", keys.LANES, *lanes))
         await self._connection.run(done("SADD", keys.OWN_WORKERS, self._instance_id))
         if not capabilities:
-            await self.withdraw()
+            await self._withdraw_capabilities()
             return
         await self._connection.run(done("SET", self._capabilities, capabilities))
         await self._connection.run(done("SADD", keys.WORKERS, self._instance_id))
 
+    async def tell(self, status: str, ttl_ms: int) -> None:
+        """Say how the worker stands, for those who look at it; JSON, as ``Standing.report`` has it."""
+        await self._connection.run(done("SET", self._status, status, "PX", str(ttl_ms)))
+
+    async def order(self) -> bytes:
+        """Return what an operator has last told this instance to do, as JSON; empty when nothing."""
+        return await self._connection.run(Call(("GET", self._order), lambda reply: bytes(reply or b"")))
+
+    async def answers(self) -> bool:
+        """Tell whether the store can be reached."""
+        try:
+            await self._connection.run(done("PING"), ANSWER_S)
+        except STORE_AWAY:
+            return False
+        return True
+
     async def withdraw(self) -> None:
-        """Take back what was advertised."""
+        """Take back what was advertised, told and ordered."""
+        await self._withdraw_capabilities()
+        await self._connection.run(done("SREM", keys.OWN_WORKERS, self._instance_id))
+        await self._connection.run(done("DEL", self._status))
+        await self._connection.run(done("DEL", self._order))
+
+    async def _withdraw_capabilities(self) -> None:
         await self._connection.run(done("DEL", self._capabilities))
         await self._connection.run(done("SREM", keys.WORKERS, self._instance_id))
-        await self._connection.run(done("SREM", keys.OWN_WORKERS, self._instance_id))
 
 
 def done(*command: str) -> Call[None]:

@@ -27,9 +27,8 @@ from ffsuper.store.takeovers import Takeovers
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What each actor does in the store."""
+    """What each actor of a line does in the store."""
 
-    presence: Presence
     scans: Scans
     takeovers: Takeovers
     claims: Claims
@@ -66,7 +65,7 @@ async def open_engine_store(settings: StoreConfig, counts: PartitionCounts) -> A
 async def open_store(
     settings: StoreConfig, identity: Identity, budget_partitions: int, now_s: Callable[[], float]
 ) -> AsyncIterator[Store]:
-    """Open the connections of a worker; they are made at their first use.
+    """Open the connections of a worker's line; they are made at their first use.
 
     Args:
         now_s: the local clock that leases are judged by.
@@ -76,7 +75,6 @@ async def open_store(
         open_connection(settings, "work") as work,
     ):
         yield Store(
-            Presence(leases, identity.instance_id),
             Scans(work),
             Takeovers(work),
             Claims(work, identity, now_s),
@@ -84,6 +82,13 @@ async def open_store(
             Attempts(work, budget_partitions),
             Outcomes(work, identity.instance_id),
         )
+
+
+@asynccontextmanager
+async def open_presence(settings: StoreConfig, instance_id: str) -> AsyncIterator[Presence]:
+    """Open the connection of a worker's presence: nothing keeps it from saying that it is alive."""
+    async with open_connection(settings, "presence") as connection:
+        yield Presence(connection, instance_id)
 
 
 def prepare(

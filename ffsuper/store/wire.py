@@ -24,7 +24,7 @@ Command = tuple[Part, ...]
 WAIT_SHARE = 0.8
 # Of the commands that we send, those that write nothing.
 READS = frozenset(
-    {"CLUSTER", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HMGET", "PING", "SMEMBERS", "TIME"}
+    {"CLUSTER", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HMGET", "INFO", "PING", "PUBLISH", "SMEMBERS", "TIME"}
     | {"SSCAN", "XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE", "ZSCAN", "ZSCORE"}
 )
 

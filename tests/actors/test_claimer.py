@@ -12,7 +12,7 @@ import trio.testing
 from ffsuper.actors import claimer
 from ffsuper.channels import Assignment, Candidates, Demand, LeaseNews, Slot, Track
 from ffsuper.messages import ExecutionId
-from tests.fakes import HOUR_S, FakeStore, candidate
+from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
 
 @dataclass
@@ -61,7 +61,8 @@ async def claiming(store: FakeStore, *, asks: bool = False) -> AsyncIterator[End
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
                 claimer.run,
-                *(store.claims, candidates, slots, leases_send, trio.current_time, demands_send if asks else None),
+                *(store.claims, candidates, slots, leases_send, trio.current_time, pulses()),
+                demands_send if asks else None,
             )
             async with candidates_send, slots_send:
                 yield Ends(candidates_send, slots_send, leases, demands)

@@ -35,8 +35,9 @@ from ffsuper.messages import (
     UsageReported,
     WaitpointCreated,
 )
+from ffsuper.sansio.ledger import Ledger
 from tests.fake_children import Behaviour, FakeChild, FakeForkServer
-from tests.fakes import HOUR_S, FakeStore, Record, candidate
+from tests.fakes import HOUR_S, FakeStore, Record, candidate, pulses
 
 MARGIN_S = 0.8
 SUSPENDED = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
@@ -94,7 +95,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                 with scope:
                     await executor.run(
                         *(fork_server, None, store.outcomes, store.attempts, slots_send),
-                        *(leases_send, draining, MARGIN_S, children),
+                        *(leases_send, draining, MARGIN_S, children, pulses(), Ledger()),
                     )
 
             nursery.start_soon(run)

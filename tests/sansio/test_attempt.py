@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from ffsuper.messages import Death, InterruptReason
+from ffsuper.messages import Death, InterruptReason, OutputLine
 from ffsuper.sansio.attempt import DUMP_S, LOST_GRACE_S, Ladder, Step, crashed, killed, lease_grace_s
 
 
 def death(exit_code: int | None = None, by_signal: int | None = None, output: tuple[str, ...] = ()) -> Death:
-    return Death(123, exit_code, by_signal, 1_000_000, output)
+    return Death(123, exit_code, by_signal, 1_000_000, tuple(OutputLine("stdout", 5, text) for text in output))
 
 
 def steps(ladder: Ladder, until_s: float = 10_000.0) -> list[tuple[float, Step]]:
@@ -108,4 +108,4 @@ def test_a_crash_tells_how_the_child_ended(end: Death, told: str) -> None:
 
 def test_a_crash_carries_the_last_lines_of_output() -> None:
     lines = tuple(f"line {number}" for number in range(20))
-    assert crashed(death(exit_code=1, output=lines)).reason.splitlines()[1:] == [f"line {n}" for n in range(10, 20)]
+    assert crashed(death(exit_code=1, output=lines)).reason.splitlines()[1:] == ["line 17", "line 18", "line 19"]

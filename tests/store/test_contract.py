@@ -33,7 +33,8 @@ from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
 from ffsuper.store.claims import Identity
 from ffsuper.store.looks import Index
-from ffsuper.store.store import Store, open_store, prepare
+from ffsuper.store.presence import Presence
+from ffsuper.store.store import Store, open_presence, open_store, prepare
 from ffsuper.store.takeovers import Expired, Taker
 from tests.fakes import LANE, FakeStore
 
@@ -58,6 +59,7 @@ class Subject:
     """One of the two stores."""
 
     store: Store | FakeStore
+    presence: Presence
     add: Callable[[], ExecutionId]
     place: Place
 
@@ -77,7 +79,7 @@ class Subject:
 async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncIterator[Subject]:
     if request.param == "fake":
         fake = FakeStore(lease_ttl_s=SHORT_TTL_MS / 1000)
-        yield Subject(fake, lambda: fake.add(1), Place(LANE, 0))
+        yield Subject(fake, fake.presence, lambda: fake.add(1), Place(LANE, 0))
         return
     with redis.Redis.from_url(server_url) as client:
         client.flushall()
@@ -85,8 +87,11 @@ async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncItera
     prepare(settings)
     identity = Identity("test", f"test-{uuid.uuid4()}", "", SHORT_TTL_MS)
     with Client(settings) as submitter:
-        async with open_store(settings, identity, 32, boottime_s) as store:
-            yield Subject(store, lambda: submitter.submit("job"), Place(LANE, PARTITION))
+        async with (
+            open_store(settings, identity, 32, boottime_s) as store,
+            open_presence(settings, identity.instance_id) as presence,
+        ):
+            yield Subject(store, presence, lambda: submitter.submit("job"), Place(LANE, PARTITION))
 
 
 async def test_a_submitted_execution_is_found_and_claimed_once(subject: Subject) -> None:
@@ -180,9 +185,10 @@ async def test_progress_needs_the_lease(subject: Subject) -> None:
 
 
 async def test_the_alive_key_has_one_holder(subject: Subject) -> None:
-    presence = subject.store.presence
+    presence = subject.presence
     assert await presence.take_alive(b"me", 60_000) is None
     assert await presence.take_alive(b"other", 60_000) == b"me"
+    assert await presence.holder() == b"me"
     assert await presence.renew_alive(b"me", 60_000)
     assert not await presence.renew_alive(b"other", 60_000)
     assert not await presence.release_alive(b"other")
@@ -192,4 +198,7 @@ async def test_the_alive_key_has_one_holder(subject: Subject) -> None:
     assert await presence.release_alive(b"new")
     assert await presence.take_alive(b"me", 60_000) is None
     await presence.advertise("a,b", [LANE])
+    await presence.tell("{}", 60_000)
+    assert await presence.order() == b""
+    assert await presence.answers()
     await presence.withdraw()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import trio
 
 from ffsuper.client import Client
 from ffsuper.clock import boottime_s
@@ -208,3 +209,25 @@ async def test_the_signals_of_a_resumed_claim_whose_answer_was_lost_are_found_to
         resumed = await store.claims.look_up(doubt)
         assert isinstance(resumed, Claim)
         assert [one.payload for one in resumed.signals] == [b"now"]
+
+
+async def test_a_replay_whose_answer_was_lost_is_in_doubt_and_not_repeated(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (_, proxy, candidate):
+        with await trio.to_thread.run_sync(Client, proxy.url) as client:
+            await trio.to_thread.run_sync(client.cancel, candidate.execution_id)
+            proxy.lose_reply_to = lambda request: b"ff_replay_execution" in request
+            with pytest.raises(OutcomeUnknownError):
+                await trio.to_thread.run_sync(client.replay, candidate.execution_id)
+            assert len(proxy.lost) == 1
+            shown = await trio.to_thread.run_sync(client.show, candidate.execution_id)
+            assert (shown.state, shown.record["replay_count"]) == ("waiting", "1")
+
+
+async def test_a_replay_that_never_arrived_is_in_doubt_too(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (_, proxy, candidate):
+        with await trio.to_thread.run_sync(Client, proxy.url) as client:
+            await trio.to_thread.run_sync(client.cancel, candidate.execution_id)
+            proxy.lose_request = lambda request: b"ff_replay_execution" in request
+            with pytest.raises(OutcomeUnknownError):
+                await trio.to_thread.run_sync(client.replay, candidate.execution_id)
+            assert await trio.to_thread.run_sync(client.state, candidate.execution_id) == "cancelled"

@@ -1,0 +1,259 @@
+"""The line from finding work to finishing it, as one configuration has it: opens its channels and starts its actors.
+
+Work flows scanner/asker/reclaimer -> claimers -> executors, capacity flows back as slots. To retire a line is to end
+the first of these; then each channel that closes ends the next actor, until all running work is done. A reload
+retires one line and opens another beside it. A deadline on ``working`` is the hard stop: executors kill their
+children and hand the executions back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+import trio
+from trio_util import move_on_when
+
+from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, reclaimer, scanner
+from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
+from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.clock import boottime_s
+from ffsuper.config import Config
+from ffsuper.grants import Grants, open_grants
+from ffsuper.messages import Candidate, LaneId, Offer
+from ffsuper.sansio.ledger import Ledger
+from ffsuper.sansio.partition import PartitionCounts, scan_seed
+from ffsuper.sansio.pulse import Pulses
+from ffsuper.sansio.scan import ScanOrder
+from ffsuper.store.announcements import LEASE_ENDS, open_announcements
+from ffsuper.store.claims import Identity
+from ffsuper.store.store import Store, open_store
+from ffsuper.store.takeovers import Taker
+
+LOG = logging.getLogger(__name__)
+
+# Two, so that one call is on its way while the answer to the other is being handed out.
+CLAIMERS = 2
+# Less than any lease lasts, so that the reclaimer knows of each before it ends.
+RECLAIM_INTERVAL_S = 0.8
+
+
+@asynccontextmanager
+async def open_line(
+    config: Config, counts: PartitionCounts, pulses: Pulses, ledger: Ledger, seats: trio.CapacityLimiter
+) -> AsyncIterator[Line]:
+    """Make a line ready: what it needs is open, and its first child is warm.
+
+    Args:
+        seats: how many children the worker may have, whatever the line: those of a new one wait for those of a
+            retired one to end.
+
+    Raises:
+        ConfigError: work is to come from a server, and what that needs is not installed.
+        HandlersError: the handlers do not load.
+        ChildError: no child comes up.
+    """
+    async with (
+        grants_of(config) as grants,
+        open_store(config.store, identity_of(config), counts.budget, boottime_s) as store,
+        open_fork_server(fork_server_settings(config), log_output) as fork_server,
+    ):
+        first_child = await fork_server.spawn()
+        yield Line(config, counts, pulses, ledger, seats, store, grants, fork_server, first_child)
+
+
+class Line:
+    """One line.
+
+    Attributes:
+        offer: what it takes on.
+        working: its deadline is the hard stop.
+        draining: set when the whole worker ends; the handlers are told.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counts: PartitionCounts,
+        pulses: Pulses,
+        ledger: Ledger,
+        seats: trio.CapacityLimiter,
+        store: Store,
+        grants: Grants | None,
+        fork_server: ForkServer,
+        first_child: Child,
+    ) -> None:
+        self.offer = offer_of(config, first_child)
+        self.working = trio.CancelScope()
+        self.draining = trio.Event()
+        self.store = store
+        self._config = config
+        self._counts = counts
+        self._pulses = pulses
+        self._ledger = ledger
+        self._seats = seats
+        self._grants = grants
+        self._fork_server = fork_server
+        self._first_child: Child | None = first_child
+        self._retired = trio.Event()
+
+    def retire(self) -> None:
+        """Look for no more work; what runs goes on."""
+        self._retired.set()
+
+    def end(self, ends_s: float) -> None:
+        """Retire because the whole worker ends; what runs then is handed back.
+
+        Args:
+            ends_s: on the trio clock.
+        """
+        self.working.deadline = ends_s
+        self.draining.set()
+        self.retire()
+
+    async def run(self) -> None:
+        """Work until retired, and until what runs then has ended."""
+        # No buffers: an actor that cannot hand on waits, and what is upstream of it waits too.
+        candidates_send, candidates_receive = trio.open_memory_channel[Candidates](0)
+        slots_send, slots_receive = trio.open_memory_channel[Slot](0)
+        leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
+        # Without limit, since a claimer must not wait for the asker, which may be waiting for it; a few messages a
+        # claim.
+        demands_send, demands_receive = trio.open_memory_channel[Demand](math.inf)
+        margin_s = self._config.lease.margin_ms / 1000
+        with self.working:
+            async with open_announcements(self._config.store, LEASE_ENDS) as ends, trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    lease_renewer.run, self.store.leases, leases_receive, margin_s, boottime_s, self._pulses
+                )
+                watching = trio.CancelScope()
+                nursery.start_soon(within, watching, lease_watcher.run, ends, leases_send.clone())
+                async with (
+                    trio.open_nursery() as workers,
+                    slots_send,
+                    leases_send,
+                    slots_receive,
+                    candidates_receive,
+                    demands_send,
+                ):
+                    for _ in range(self._config.children.count):
+                        workers.start_soon(self._execute, slots_send.clone(), leases_send.clone(), margin_s)
+                    for _ in range(CLAIMERS):
+                        workers.start_soon(
+                            claimer.run,
+                            *(self.store.claims, candidates_receive.clone(), slots_receive.clone()),
+                            *(leases_send.clone(), boottime_s, self._pulses),
+                            demands_send.clone() if self._grants else None,
+                        )
+                    workers.start_soon(self._seek, demands_receive, candidates_send)
+                watching.cancel()
+
+    async def _execute(
+        self,
+        slots: trio.MemorySendChannel[Slot],
+        leases: trio.MemorySendChannel[LeaseNews],
+        margin_s: float,
+    ) -> None:
+        """Be an executor, once there is a seat."""
+        async with slots, leases:
+            async with move_on_when(self._retired.wait) as waiting:
+                await self._seats.acquire()
+            if waiting.cancelled_caught:
+                return
+            try:
+                child, self._first_child = self._first_child, None
+                await executor.run(
+                    self._fork_server,
+                    child,
+                    self.store.outcomes,
+                    self.store.attempts,
+                    slots.clone(),
+                    leases.clone(),
+                    self.draining,
+                    margin_s,
+                    self._config.children,
+                    self._pulses,
+                    self._ledger,
+                )
+            finally:
+                self._seats.release()
+
+    async def _seek(
+        self, demands: trio.MemoryReceiveChannel[Demand], candidates: trio.MemorySendChannel[Candidates]
+    ) -> None:
+        """Find work until retired."""
+        lanes, kinds = self.offer.lanes, set(self.offer.kinds)
+        takes_all = self._config.claim.unknown_kind == "fail"
+        taker = Taker(lanes, self.offer.capabilities, () if takes_all else self.offer.kinds)
+
+        def wanted(candidate: Candidate) -> bool:
+            return takes_all or candidate.execution_kind in kinds
+
+        async with demands, candidates, trio.open_nursery() as seekers:
+            seed = scan_seed(self._config.worker.instance_id, self._counts.flow)
+            poll_interval_s = self._config.claim.poll_interval_ms / 1000
+            if self._grants:
+                seekers.start_soon(
+                    asker.run,
+                    *(self._grants, lanes, poll_interval_s, demands.clone(), candidates.clone()),
+                    *(boottime_s, self._pulses),
+                )
+            else:
+                seekers.start_soon(
+                    scanner.run,
+                    *(self.store.scans, ScanOrder(lanes, self._counts.flow, seed), wanted, poll_interval_s),
+                    *(candidates.clone(), boottime_s, self._pulses),
+                )
+            seekers.start_soon(
+                reclaimer.run,
+                *(self.store.takeovers, taker, range(self._counts.flow), RECLAIM_INTERVAL_S),
+                *(candidates.clone(), boottime_s, self._pulses),
+            )
+            await self._retired.wait()
+            seekers.cancel_scope.cancel()
+
+
+async def within(scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Run an actor that is to end by itself when all others of its kind have ended."""
+    with scope:
+        await run(*args)
+
+
+def offer_of(config: Config, child: Child) -> Offer:
+    """Return what a worker takes on."""
+    return Offer(
+        lanes=tuple(LaneId(lane) for lane in config.worker.lanes),
+        capabilities=",".join(config.worker.capabilities),
+        kinds=tuple(child.handlers),
+        slots=config.children.count * config.children.tasks_per_process,
+    )
+
+
+def identity_of(config: Config) -> Identity:
+    """Return as whom leases are taken."""
+    capabilities = ",".join(config.worker.capabilities)
+    return Identity(config.worker.id, config.worker.instance_id, capabilities, config.lease.ttl_ms)
+
+
+def grants_of(config: Config) -> AbstractAsyncContextManager[Grants | None]:
+    """Return what asks the server for work; None where the store is looked at instead."""
+    return open_grants(config.claim, config.worker) if config.claim.source == "server" else nullcontext()
+
+
+def fork_server_settings(config: Config) -> ForkServerSettings:
+    """Return what the children are made with."""
+    return ForkServerSettings(
+        handlers=config.worker.handlers,
+        python_path=config.worker.python_path,
+        preload=config.children.preload,
+        boot_timeout_s=config.children.boot_timeout_s,
+        environment=config.children.environment,
+        owner=config.worker.instance_id,
+    )
+
+
+def log_output(child: Child, stream: str, line: str) -> None:
+    """Put a line that a child has printed into the log."""
+    LOG.info("output", extra={**child.running, "child": child.pid, "stream": stream, "line": line})

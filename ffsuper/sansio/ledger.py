@@ -1,0 +1,93 @@
+"""What a worker's executors run and have run, for status and metrics: written by them, decided upon by nobody."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from ffsuper.messages import Claim, LaneId, LeaseId
+
+# Upper bounds of the histogram of running times, in seconds; what is longer is counted in one more bucket.
+BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+# Lanes and kinds are the submitters' words; what is counted apart must not grow with them for ever.
+APART = 1_000
+OTHER = "(other)"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An execution that runs.
+
+    Attributes:
+        child: process id of the child.
+        since_s: when it was begun, on the trio clock.
+    """
+
+    claim: Claim
+    child: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What is counted apart."""
+
+    lane: LaneId
+    kind: str
+
+
+@dataclass(slots=True)
+class Durations:
+    """A histogram of running times.
+
+    Attributes:
+        counts: one more than there are bounds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    sum_s: float = 0.0
+
+
+class Ledger:
+    """The executions of one worker.
+
+    Attributes:
+        running: by lease.
+        begun: attempts begun since the start.
+        finished: attempts that came to an outcome, by that: ``completed``, ``failed``, ``deferred``, ..., and
+            ``lost`` for those whose lease ended first.
+        durations: of attempts, whatever their outcome.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[LeaseId, Running] = {}
+        self.begun: Counter[What] = Counter()
+        self.finished: Counter[tuple[What, str]] = Counter()
+        self.durations: dict[What, Durations] = {}
+
+    def began(self, claim: Claim, child: int, now_s: float) -> None:
+        """Note that an attempt begins, or goes on in another child."""
+        known = self.running.get(claim.lease.lease_id)
+        if known is None:
+            self.begun[self._what(claim)] += 1
+            self.running[claim.lease.lease_id] = Running(claim, child, now_s)
+        else:
+            self.running[claim.lease.lease_id] = replace(known, child=child)
+
+    def ended(self, lease_id: LeaseId, outcome: str, now_s: float) -> None:
+        """Note what became of an attempt; one that had not begun counts nothing."""
+        running = self.running.pop(lease_id, None)
+        if running is None:
+            return
+        what = self._what(running.claim)
+        self.finished[what, outcome] += 1
+        durations = self.durations.setdefault(what, Durations())
+        durations.counts[bisect_left(BOUNDS_S, now_s - running.since_s)] += 1
+        durations.sum_s += now_s - running.since_s
+
+    def _what(self, claim: Claim) -> What:
+        what = What(claim.lease.lane, claim.execution_kind)
+        if what in self.begun or len(self.begun) < APART:
+            return what
+        return What(LaneId(OTHER), OTHER)

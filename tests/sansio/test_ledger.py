@@ -1,0 +1,62 @@
+"""What runs and has run is counted by lane, kind and outcome, and the counts do not grow without end."""
+
+from __future__ import annotations
+
+from ffsuper.messages import AttemptId, Claim, ExecutionId, LaneId, Lease, LeaseId
+from ffsuper.sansio.ledger import APART, BOUNDS_S, OTHER, Ledger, Running, What
+
+JOB = What(LaneId("default"), "job")
+
+
+def claim(number: int = 1, kind: str = "job") -> Claim:
+    lease = Lease(
+        ExecutionId(f"execution-{number}"),
+        LaneId("default"),
+        LeaseId(f"lease-{number}"),
+        epoch=1,
+        attempt_id=AttemptId("attempt"),
+        attempt_index=0,
+        ttl_ms=1000,
+        asked_at_s=0.0,
+    )
+    return Claim(lease, kind, "initial", b"", {}, b"")
+
+
+def test_an_attempt_is_counted_when_it_begins_and_when_it_ends() -> None:
+    ledger, one = Ledger(), claim()
+    ledger.began(one, 77, 10.0)
+    assert (ledger.running, ledger.begun) == ({one.lease.lease_id: Running(one, 77, 10.0)}, {JOB: 1})
+    ledger.ended(one.lease.lease_id, "completed", 10.2)
+    assert (ledger.running, ledger.finished) == ({}, {(JOB, "completed"): 1})
+
+
+def test_one_that_goes_on_in_another_child_is_counted_once_and_keeps_its_beginning() -> None:
+    ledger, one = Ledger(), claim()
+    ledger.began(one, 77, 10.0)
+    ledger.began(one, 78, 20.0)
+    assert (ledger.running[one.lease.lease_id], ledger.begun.total()) == (Running(one, 78, 10.0), 1)
+
+
+def test_the_end_of_what_had_not_begun_counts_nothing() -> None:
+    ledger = Ledger()
+    ledger.ended(LeaseId("lease-1"), "deferred", 1.0)
+    assert (ledger.finished, ledger.durations) == ({}, {})
+
+
+def test_durations_go_into_the_bucket_that_they_fit_in() -> None:
+    ledger = Ledger()
+    for number, seconds in enumerate((0.0, BOUNDS_S[0], 0.2, BOUNDS_S[-1] + 1)):
+        ledger.began(claim(number), 77, 0.0)
+        ledger.ended(LeaseId(f"lease-{number}"), "completed", seconds)
+    counts = ledger.durations[JOB].counts
+    assert (counts[0], counts[BOUNDS_S.index(0.25)], counts[-1], sum(counts)) == (2, 1, 1, 4)
+    assert ledger.durations[JOB].sum_s == BOUNDS_S[0] + 0.2 + BOUNDS_S[-1] + 1
+
+
+def test_more_kinds_than_are_counted_apart_are_counted_together() -> None:
+    ledger = Ledger()
+    for number in range(APART + 5):
+        ledger.began(claim(number, f"kind-{number}"), 77, 0.0)
+        ledger.ended(LeaseId(f"lease-{number}"), "completed", 1.0)
+    assert ledger.begun[What(LaneId(OTHER), OTHER)] == 5
+    assert len(ledger.finished) == len(ledger.durations) == APART + 1

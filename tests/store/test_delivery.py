@@ -1,0 +1,31 @@
+"""What the log says of an outcome."""
+
+from __future__ import annotations
+
+import pytest
+
+from ffsuper.messages import Completed, Deferred, Failed, Outcome
+from ffsuper.store.delivery import why
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Completed(b"a result"), {}),
+        (Deferred(0), {}),
+        (
+            Failed("ValueError: no such file", "exception"),
+            {"category": "exception", "reason": "ValueError: no such file"},
+        ),
+        (Failed("child 7 exited\nits last words", "crash"), {"category": "crash", "reason": "child 7 exited"}),
+        (Failed("x" * 1000, "exception"), {"category": "exception", "reason": "x" * 200}),
+        (
+            Failed("the payload does not fit the handler: got 'hush'", "payload", retryable=False),
+            {"category": "payload"},
+        ),
+    ],
+)
+def test_a_failure_is_told_by_its_category_and_one_line_that_cites_no_payload(
+    outcome: Outcome, expected: dict[str, str]
+) -> None:
+    assert why(outcome) == expected
