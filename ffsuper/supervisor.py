@@ -12,6 +12,7 @@ import math
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
@@ -180,7 +181,8 @@ class Worker:
     def _enter(self, state: State) -> None:
         """Go over to another state, and have it told."""
         self._standing.state = state
-        if not self._changes_seen.statistics().current_buffer_used:
+        # One message is as good as two; and there may be no presence any more.
+        with suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._changed.send_nowait(None)
 
     async def _run_line(self, config: Config, task_status: trio.TaskStatus[Line]) -> None:

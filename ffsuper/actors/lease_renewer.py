@@ -61,7 +61,7 @@ async def renew_due(leases: Leases, held: HeldLeases, now_s: Callable[[], float]
     deadline_s = held.book.next_deadline_s()
     if not due or deadline_s is None:
         return
-    results = await leases.renew(due, deadline_s - asked_at_s)
+    results = await leases.renew(due, max(0.0, deadline_s - asked_at_s))
     for lease, result in zip(due, results, strict=True):
         match result:
             case None:

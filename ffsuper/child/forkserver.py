@@ -65,7 +65,8 @@ def main() -> int:
         preload(settings)
     gc.collect()
     gc.freeze()  # what is loaded now stays: the collector must not touch, and so copy, the shared pages
-    ForkServer(control, settings).serve()
+    with control:
+        ForkServer(control, settings).serve()
     return 0
 
 
@@ -111,7 +112,10 @@ class ForkServer:
                     os.read(self._wake_read, MESSAGE_BYTES)
             self._report_deaths()
             if control in readable:
-                request, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, DESCRIPTORS)
+                try:
+                    request, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, DESCRIPTORS)
+                except ConnectionResetError:
+                    return  # the supervisor died before it had read all reports
                 if not request:
                     return
                 self._spawn(json.loads(request)["spawn"], descriptors)

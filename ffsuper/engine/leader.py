@@ -75,9 +75,10 @@ async def hold(
         nursery.start_soon(sweep)
         term = lead.term
         while term == lead.term:
+            # An answer may have come so late that nothing is left.
             left_s = asked_at_s + ttl_s * (1 - MARGIN) - now_s()
-            with trio.move_on_after(left_s) as in_time:
-                await trio.sleep(ttl_s / RENEWALS_PER_TTL - (now_s() - asked_at_s))
+            with trio.move_on_after(max(0.0, left_s)) as in_time:
+                await trio.sleep(max(0.0, ttl_s / RENEWALS_PER_TTL - (now_s() - asked_at_s)))
                 term, asked_at_s = await renewed(leadership, holder, ttl_ms, now_s)
             if in_time.cancelled_caught:
                 term = 0

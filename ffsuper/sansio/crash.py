@@ -28,9 +28,8 @@ DUMP_LINES = 150
 WHY_CHARACTERS = 500
 
 FATAL = "Fatal Python error: "
-PART = re.compile(
-    rf"^{FATAL}|(Current thread|Thread)(| 0x[0-9a-f]+ .*|'s C stack trace )\(most recent call first\):$"
-)
+FRAMES_FOLLOW = "(most recent call first):"
+THREAD = re.compile(r"(Current thread|Thread)(| 0x[0-9a-f]+ .*|'s C stack trace )$")
 INSIDE = ("  ", "<", "Extension modules: ")
 
 
@@ -58,8 +57,8 @@ class Output:
         """Take the next line that the child has printed."""
         if line.stream != "stderr":
             self.lines.append(line)
-        elif (begin := PART.search(line.text)) is not None:
-            self._begin_part(line, begin.start())
+        elif (start := part_start(line.text)) is not None:
+            self._begin_part(line, start)
         elif self._part is not None and (not line.text or line.text.startswith(INSIDE)):
             self._is_between_parts = not line.text
             self._add_to_part(line)
@@ -85,6 +84,16 @@ class Output:
     def _add_to_part(self, line: OutputLine) -> None:
         if self._part is not None and line.text and len(self._part) < DUMP_LINES:
             self._part.append(line)
+
+
+def part_start(text: str) -> int | None:
+    """Return where a part of a dump begins in a line; None when none does."""
+    if text.startswith(FATAL):
+        return 0
+    if not text.endswith(FRAMES_FOLLOW):  # most lines do not, and need no search
+        return None
+    begin = THREAD.search(text.removesuffix(FRAMES_FOLLOW))
+    return None if begin is None else begin.start()
 
 
 def since(death: Death, begin_ms: int) -> Death:

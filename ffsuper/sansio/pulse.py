@@ -73,6 +73,6 @@ class Pulses:
         return pulse
 
     def stuck(self, limit_s: float) -> list[str]:
-        """Return the names of the actors that have done one thing for longer than that, the worst first."""
-        silent = [(pulse.silent_s(), pulse.name) for pulse in self._all]
-        return [name for silent_s, name in sorted(silent, reverse=True) if silent_s > limit_s]
+        """Return the names of the actors that have done one thing for longer than that, the worst first, each once."""
+        silent = sorted(((pulse.silent_s(), pulse.name) for pulse in self._all), reverse=True)
+        return list(dict.fromkeys(name for silent_s, name in silent if silent_s > limit_s))

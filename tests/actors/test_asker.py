@@ -15,7 +15,7 @@ from ffsuper.channels import Candidates, Demand
 from ffsuper.errors import ServerAwayError, ServerError, ServerRefusedError
 from ffsuper.grants import Grants
 from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
-from tests.fakes import HOUR_S
+from tests.fakes import HOUR_S, pulses
 
 LANES = (LaneId("a"), LaneId("b"))
 POLL_S = 10.0
@@ -75,7 +75,9 @@ async def asking(grants: FakeGrants, lanes: tuple[LaneId, ...] = LANES) -> Async
     candidates_send, candidates = trio.open_memory_channel[Candidates](0)
     with trio.fail_after(10 * HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(asker.run, grants, lanes, POLL_S, demands, candidates_send, trio.current_time)
+            nursery.start_soon(
+                asker.run, grants, lanes, POLL_S, demands, candidates_send, trio.current_time, pulses()
+            )
             async with demands_send, candidates:
                 yield Ends(demands_send, candidates)
                 nursery.cancel_scope.cancel()

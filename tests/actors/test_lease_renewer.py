@@ -12,7 +12,7 @@ from ffsuper.actors import lease_renewer
 from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError
 from ffsuper.messages import Claim, Lease
-from tests.fakes import HOUR_S, FakeStore, candidate
+from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
 News = trio.MemorySendChannel[LeaseNews]
 
@@ -23,7 +23,7 @@ async def renewing(store: FakeStore, margin_s: float = 2.0) -> AsyncIterator[New
     news_send, news_receive = trio.open_memory_channel[LeaseNews](0)
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lease_renewer.run, store.leases, news_receive, margin_s, trio.current_time)
+            nursery.start_soon(lease_renewer.run, store.leases, news_receive, margin_s, trio.current_time, pulses())
             async with news_send:
                 yield news_send
 
@@ -108,7 +108,9 @@ async def test_a_sleep_of_the_machine_is_noticed_though_trios_clock_stood_still(
     lease = await claimed(store)
     news_send, news_receive = trio.open_memory_channel[LeaseNews](0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lease_renewer.run, store.leases, news_receive, 2.0, lambda: trio.current_time() + slept_s)
+        nursery.start_soon(
+            lease_renewer.run, store.leases, news_receive, 2.0, lambda: trio.current_time() + slept_s, pulses()
+        )
         async with news_send:
             ends = await tracked(news_send, lease)
             await trio.sleep(1)
@@ -141,7 +143,7 @@ async def test_it_can_be_cancelled_while_it_waits_and_while_it_renews(autojump_c
         news_send, news_receive = trio.open_memory_channel[LeaseNews](0)
         with trio.move_on_after(after_s):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(lease_renewer.run, store.leases, news_receive, 2.0, trio.current_time)
+                nursery.start_soon(lease_renewer.run, store.leases, news_receive, 2.0, trio.current_time, pulses())
                 await tracked(news_send, lease)
         with pytest.raises(trio.BrokenResourceError):
             news_send.send_nowait(Release(lease.lease_id))

@@ -11,7 +11,7 @@ from ffsuper.actors import reclaimer
 from ffsuper.channels import Candidates
 from ffsuper.messages import ClaimKind, ExecutionId, LaneId
 from ffsuper.store.takeovers import PAGE, Taker
-from tests.fakes import HOUR_S, LANE, FakeStore, candidate
+from tests.fakes import HOUR_S, LANE, FakeStore, candidate, pulses
 
 INTERVAL_S = 1.0
 PARTITIONS = range(4)
@@ -27,7 +27,7 @@ async def reclaiming(
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery, found:
             nursery.start_soon(
-                reclaimer.run, store.takeovers, taker, PARTITIONS, INTERVAL_S, found_send, trio.current_time
+                reclaimer.run, store.takeovers, taker, PARTITIONS, INTERVAL_S, found_send, trio.current_time, pulses()
             )
             yield found
             nursery.cancel_scope.cancel()

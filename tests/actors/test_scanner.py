@@ -11,7 +11,7 @@ from ffsuper.actors import scanner
 from ffsuper.channels import Candidates
 from ffsuper.messages import Candidate
 from ffsuper.sansio.scan import ScanOrder
-from tests.fakes import HOUR_S, LANE, FakeStore
+from tests.fakes import HOUR_S, LANE, FakeStore, pulses
 
 Found = trio.MemoryReceiveChannel[Candidates]
 
@@ -24,7 +24,7 @@ async def scanning(
     order = ScanOrder([LANE], partitions, seed=0)
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(scanner.run, store.scans, order, wanted, 1.0, found_send, trio.current_time)
+            nursery.start_soon(scanner.run, store.scans, order, wanted, 1.0, found_send, trio.current_time, pulses())
             async with found:
                 yield found
             nursery.cancel_scope.cancel()
@@ -97,13 +97,17 @@ async def test_it_ends_when_nobody_takes_candidates_any_more(autojump_clock: tri
     store.add(1)
     found_send, found = trio.open_memory_channel[Candidates](0)
     await found.aclose()
-    await scanner.run(store.scans, ScanOrder([LANE], 1, 0), lambda _: True, 1.0, found_send, trio.current_time)
+    await scanner.run(
+        store.scans, ScanOrder([LANE], 1, 0), lambda _: True, 1.0, found_send, trio.current_time, pulses()
+    )
 
 
 async def test_cancelling_it_closes_its_channel(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     found_send, found = trio.open_memory_channel[Candidates](0)
     with trio.move_on_after(3):
-        await scanner.run(store.scans, ScanOrder([LANE], 1, 0), lambda _: True, 1.0, found_send, trio.current_time)
+        await scanner.run(
+            store.scans, ScanOrder([LANE], 1, 0), lambda _: True, 1.0, found_send, trio.current_time, pulses()
+        )
     with pytest.raises(trio.EndOfChannel):
         found.receive_nowait()

@@ -184,6 +184,16 @@ async def test_progress_needs_the_lease(subject: Subject) -> None:
         await subject.store.attempts.progress(claim.lease, Progress(1, 60, "too late"))
 
 
+async def test_a_crash_report_needs_the_lease(subject: Subject) -> None:
+    subject.add()
+    claim = await subject.claim()
+    for _ in range(2):
+        await subject.store.attempts.report_crash(claim.lease, '{"text":"\ud800 \u00e9"}')
+    await subject.store.outcomes.deliver(claim.lease, Failed("it crashed", "crash"), b"")
+    with pytest.raises(LeaseLostError):
+        await subject.store.attempts.report_crash(claim.lease, "{}")
+
+
 async def test_the_alive_key_has_one_holder(subject: Subject) -> None:
     presence = subject.presence
     assert await presence.take_alive(b"me", 60_000) is None
