@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -237,10 +238,14 @@ class FakeClaims(Claims):
 
 
 class FakeLeases(Leases):
+    """Keeps leases; ``timeout_s`` is how long the last renewal might have taken."""
+
     def __init__(self, store: FakeStore) -> None:
         self._store = store
+        self.timeout_s = math.inf
 
     async def renew(self, leases: Sequence[Lease], timeout_s: float) -> list[StoreError | None]:
+        self.timeout_s = timeout_s
         try:
             await self._store.reach(f"renew {len(leases)}")
         except StoreUnavailableError as error:

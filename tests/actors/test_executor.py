@@ -94,8 +94,17 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
             async def run() -> None:
                 with scope:
                     await executor.run(
-                        *(fork_server, None, store.outcomes, store.attempts, slots_send),
-                        *(leases_send, draining, MARGIN_S, children, pulses(), Ledger()),
+                        fork_server,
+                        None,
+                        store.outcomes,
+                        store.attempts,
+                        slots_send,
+                        leases_send,
+                        draining,
+                        MARGIN_S,
+                        children,
+                        pulses(),
+                        Ledger(),
                     )
 
             nursery.start_soon(run)

@@ -119,6 +119,16 @@ async def test_a_sleep_of_the_machine_is_noticed_though_trios_clock_stood_still(
             assert trio.current_time() < 2
 
 
+async def test_a_deadline_that_has_passed_when_a_renewal_begins_leaves_no_time_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore(lease_ttl_s=30.0)
+    held = lease_renewer.HeldLeases(margin_s=2.0)
+    held.note(Track(await claimed(store), trio.open_memory_channel[LeaseEnd](1)[0]))
+    await lease_renewer.renew_due(store.leases, held, lambda: 28.001)
+    assert store.leases.timeout_s == 0.0
+
+
 async def test_a_lease_whose_executor_is_gone_is_forgotten_quietly(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     lease = await claimed(store)
