@@ -1,5 +1,5 @@
 # Names for people; the work is in .ci/ and in the programs.
-.PHONY: run test check bench clean
+.PHONY: run test check bench man clean
 
 # The main job on the embedded store. make run ARGS=--kill-a-child
 run:
@@ -23,5 +23,10 @@ bench:
 	@.venv/bin/python -m bench.engine
 	@.venv/bin/python -m bench.server
 
+# The man page, from the help of the subcommands: build/man/ffsuper.1.
+man:
+	@.ci/prepare dev
+	@.venv/bin/python -m ffsuper.man_page build/man/ffsuper.1
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -34,6 +34,7 @@ from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.looks import indexes
 from ffsuper.store.submissions import Submission
+from tests.fakes import pulses
 from tests.redis_server import running_server
 from tests.system.workers import Worker, Workers, eventually
 
@@ -222,7 +223,7 @@ def one_pass(bench: Bench) -> dict[str, float]:
         async with open_connection(StoreConfig(url=bench.url), "bench") as connection:
             blocked = Blocked(connection, PartitionCounts())
             present = await blocked.present(indexes("blocked:route", range(PARTITIONS), [LANE]))
-            await unblock.sweep(blocked, present, send)
+            await unblock.sweep(blocked, present, send, pulses().open("bench"))
         return receive.statistics().current_buffer_used
 
     began_s, server_s, commands = time.monotonic(), bench.cpu_s(), bench.commands()

@@ -16,11 +16,13 @@ from ffsuper.errors import (
     LibraryMissingError,
     RefusedError,
     StoreError,
+    StoreUnavailableError,
 )
+from ffsuper.fleet import Fleet
 from ffsuper.flows import Flow
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
-from ffsuper.store import embedded, flows, libraries, signals, streams, submissions
+from ffsuper.store import embedded, flows, libraries, operations, signals, streams, submissions
 from ffsuper.store.cluster import open_wire
 from ffsuper.store.keys import flow_keys
 from ffsuper.store.presence import read_partition_counts
@@ -76,7 +78,7 @@ class Client(AnyClient):
         """Submit executions in few round trips; return their ids in order. Repeating it submits nothing twice."""
         found: list[ExecutionId] = []
         for start in range(0, len(wanted), SUBMIT_BATCH):
-            created = self._run_all([submissions.create(one) for one in wanted[start : start + SUBMIT_BATCH]])
+            created = self.run_all([submissions.create(one) for one in wanted[start : start + SUBMIT_BATCH]])
             found += [one.execution_id for one in created]
         return found
 
@@ -88,10 +90,10 @@ class Client(AnyClient):
             ExecutionNotFoundError: there is none with this id.
         """
         known = partition.parse(execution_id)
-        record, tags = self._run_all([submissions.read_core(known), submissions.read_tags(known)])
+        record, tags = self.run_all([submissions.read_core(known), submissions.read_tags(known)])
         if not record:
             raise ExecutionNotFoundError("show", "execution_not_found", (execution_id,))
-        attempts = self._run_all(submissions.read_attempts(known, record))
+        attempts = self.run_all(submissions.read_attempts(known, record))
         return Execution.of(known, record, tags, attempts)
 
     def state(self, execution_id: str) -> str:
@@ -110,7 +112,7 @@ class Client(AnyClient):
         found: list[str | None] = []
         for start in range(0, len(execution_ids), SUBMIT_BATCH):
             batch = execution_ids[start : start + SUBMIT_BATCH]
-            found += self._run_all([submissions.read_public_state(one) for one in batch])
+            found += self.run_all([submissions.read_public_state(one) for one in batch])
         return found
 
     def result(self, execution_id: str) -> bytes | None:
@@ -122,11 +124,27 @@ class Client(AnyClient):
         found: list[bytes | None] = []
         for start in range(0, len(execution_ids), SUBMIT_BATCH):
             batch = execution_ids[start : start + SUBMIT_BATCH]
-            found += self._run_all([submissions.read_result(one) for one in batch])
+            found += self.run_all([submissions.read_result(one) for one in batch])
         return found
 
     def _cancel(self, execution: Execution, reason: str) -> None:
         self.run(submissions.cancel(execution.id, execution.record, reason))
+
+    def replay(self, execution_id: str) -> str:
+        """Let an ended execution run again; return its public state. Not repeated when it may have been carried out.
+
+        Raises:
+            RefusedError: it has not ended (``execution_not_terminal``), or was replayed too often.
+            OutcomeUnknownError: the answer was lost.
+            ExecutionNotFoundError: there is none with this id.
+        """
+        execution = self.show(execution_id)
+        edges: list[str] = []
+        if operations.is_skipped_member(execution.record):
+            edges = self.run(operations.read_incoming(execution.id, execution.record["flow_id"]))
+        call = operations.replay(execution.id, execution.record, edges)
+        (state,) = patiently(lambda: self._try_all([call]), self._patience_s, (StoreUnavailableError,))
+        return state
 
     def waitpoint(self, execution_id: str) -> OpenWaitpoint | None:
         """Return the waitpoint that a suspended execution waits at, with its token; None when it waits at none."""
@@ -231,7 +249,7 @@ class Client(AnyClient):
             index: ``eligible``, ``delayed``, ``active``, ``suspended``, ``terminal``, ``blocked:route``, ...
         """
         known = submissions.valid_lane(lane)
-        pages = self._run_all(
+        pages = self.run_all(
             [submissions.read_index(known, number, index, 0, limit) for number in range(self._counts.flow)]
         )
         members = sorted((member for page in pages for member in page), key=lambda member: member[1])[:limit]
@@ -241,22 +259,32 @@ class Client(AnyClient):
         """Return how many executions of a lane are in each of its indexes."""
         known = submissions.valid_lane(lane)
         pairs = [(name, number) for name in submissions.LANE_INDEXES for number in range(self._counts.flow)]
-        counted = self._run_all([submissions.count_index(known, number, name) for name, number in pairs])
+        counted = self.run_all([submissions.count_index(known, number, name) for name, number in pairs])
         totals = dict.fromkeys(submissions.LANE_INDEXES, 0)
         for (name, _), count in zip(pairs, counted, strict=True):
             totals[name] += count
         return totals
 
+    @property
+    def fleet(self) -> Fleet:
+        """The workers and lanes of this store."""
+        return Fleet(self, self._counts.flow)
+
     def run(self, call: Call[T]) -> T:
         """Carry out a call that may be repeated, waiting while the store is away."""
-        (result,) = self._run_all([call])
+        (result,) = self.run_all([call])
         return result
 
-    def _run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
         """Carry out calls that may be repeated, waiting while the store is away."""
         if not calls:
             return []
         return patiently(lambda: self._try_all(calls), self._patience_s)
+
+    def ask_servers(self, call: Call[T]) -> list[T]:
+        """Carry out a call on every server of a cluster, or the only server."""
+        with self._lock:
+            return [server.run(call) for server in self._wire.servers()]
 
     def _try_all(self, calls: Sequence[Call[T]]) -> list[T]:
         with self._lock:

@@ -195,6 +195,15 @@ class AnyClient(ABC):
     @abstractmethod
     def _cancel(self, execution: Execution, reason: str) -> None: ...
 
+    @abstractmethod
+    def replay(self, execution_id: str) -> str:
+        """Let an ended execution run again; return its public state. Not repeated when it may have been carried out.
+
+        Raises:
+            RefusedError: it has not ended (``execution_not_terminal``), or was replayed too often.
+            ExecutionNotFoundError: there is none with this id.
+        """
+
 
 def patiently(attempt: Callable[[], T], patience_s: float, repeat_on: tuple[type[StoreError], ...] = AWAY) -> T:
     """Return what an attempt returns, repeating it while it fails with one of these errors."""

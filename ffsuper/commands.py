@@ -15,17 +15,12 @@ from ffsuper import config_loader
 from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.clients import Execution
+from ffsuper.colour import painted_state
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, InvalidRequestError
 
-
-def check(path: Path) -> None:
-    """Print every setting with its value and where it came from."""
-    loaded = config_loader.load(path, os.environ)
-    rows = config_loader.describe(loaded)
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for place, value, origin in rows:
-        print(f"{place:{widths[0]}}  {value:{widths[1]}}  {origin}")
+MIB = 1 << 20
+PATIENCE_S = 10.0
 
 
 def open_client(options: argparse.Namespace) -> Client | AdminClient:
@@ -37,15 +32,27 @@ def open_client(options: argparse.Namespace) -> Client | AdminClient:
             token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
             ca_file=options.server_ca_file,
         )
+    return open_store(options)
+
+
+def open_store(options: argparse.Namespace, patience_s: float = PATIENCE_S) -> Client:
+    """Return a client of the store that the options name.
+
+    Args:
+        patience_s: for how long the store may be away.
+    """
+    return Client(store_settings(options), patience_s=patience_s)
+
+
+def store_settings(options: argparse.Namespace) -> StoreConfig:
+    """Return where the store is that the options name."""
     if options.store is not None:
-        return Client(options.store)
+        return StoreConfig(url=options.store)
     if options.config is not None:
-        return Client(config_loader.load(options.config, os.environ).config.store)
-    return Client(
-        StoreConfig(
-            url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
-            password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
-        )
+        return config_loader.load(options.config, os.environ, needs_handlers=False).config.store
+    return StoreConfig(
+        url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
+        password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
     )
 
 
@@ -134,10 +141,19 @@ def show(options: argparse.Namespace) -> bool:
         execution = client.show(options.execution)
         history = client.history(options.execution)
     if options.json:
-        print(json.dumps({**asdict(execution), "history": history}, indent=2))
+        attempts = [with_crash_report(attempt) for attempt in execution.attempts]
+        print(json.dumps({**asdict(execution), "attempts": attempts, "history": history}, indent=2))
     else:
         print("\n".join([described(execution), *map(event, history)]))
     return True
+
+
+def with_crash_report(attempt: Mapping[str, str]) -> dict[str, object]:
+    """Return an attempt with its crash report, if it has one, as an object; what is none stays text."""
+    try:
+        return {**attempt, "crash_report": json.loads(attempt["crash_report"])}
+    except (KeyError, ValueError):
+        return dict(attempt)
 
 
 def event(entry: Mapping[str, str]) -> str:
@@ -206,7 +222,17 @@ def cancel(options: argparse.Namespace) -> bool:
     """Cancel one execution."""
     with open_client(options) as client:
         execution = client.cancel(options.execution, options.reason)
-    print(json.dumps({"state": execution.state}) if options.json else f"{execution.id} {execution.state}")
+    print(
+        json.dumps({"state": execution.state}) if options.json else f"{execution.id} {painted_state(execution.state)}"
+    )
+    return True
+
+
+def replay(options: argparse.Namespace) -> bool:
+    """Let one execution run again."""
+    with open_client(options) as client:
+        state = client.replay(options.execution)
+    print(json.dumps({"state": state}) if options.json else f"{options.execution} {painted_state(state)}")
     return True
 
 
@@ -219,7 +245,7 @@ def list_lane(options: argparse.Namespace) -> bool:
         return True
     for execution in found:
         created = moment(execution.record.get("created_at", ""))
-        print(f"{execution.id}  {execution.state:16}  {execution.kind:24}  {created}")
+        print(f"{execution.id}  {painted_state(execution.state, 16)}  {execution.kind:24}  {created}")
     return True
 
 
@@ -228,7 +254,7 @@ def described(execution: Execution) -> str:
     record = execution.record
     lines = [
         f"execution   {execution.id}",
-        f"state       {execution.state}{because(record)}",
+        f"state       {painted_state(execution.state)}{because(record)}",
         f"kind        {execution.kind}    lane {execution.lane}    priority {record.get('priority', '0')}",
         f"created     {moment(record.get('created_at', ''))}{by(record.get('creator_identity', ''))}",
     ]
@@ -251,7 +277,33 @@ def described(execution: Execution) -> str:
         )
         if reason := attempt.get("failure_reason"):
             lines.append(f"            {attempt.get('failure_category', '')}: {indented(reason)}")
+        lines += [f"            {printable(line)}" for line in crash_lines(attempt)]
     return "\n".join(lines)
+
+
+def crash_lines(attempt: Mapping[str, str]) -> list[str]:
+    """Return an attempt's crash report for people; nothing when it has none, one line of what is no such report."""
+    text = attempt.get("crash_report", "")
+    try:
+        report = json.loads(text or "null")
+        if report is None:
+            return []
+        end = report["signal"] or f"exit code {report['exit_code']}"
+        killed = " from this worker" if report["why_killed"] else ""
+        peak = f", peak {report['peak_memory_bytes'] / MIB:.0f} MiB" if report["peak_memory_bytes"] else ""
+        output = [f"{moment(one['at_ms'])[11:]}  {one['stream']}  {one['text']}" for one in report["output"]]
+        return [
+            f"crash   {end}{killed}{peak}",
+            *(f"output  {line}" for line in output),
+            *(f"stack   {line}" for line in report["stack_dump"]),
+        ]
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return [f"crash   {text}"]
+
+
+def printable(text: str) -> str:
+    """Return text without what would do something to a terminal, such as the escape sequences of a child's output."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.expandtabs())
 
 
 def because(record: Mapping[str, str]) -> str:

@@ -216,13 +216,16 @@ class DrainConfig:
 
     Attributes:
         timeout_s: running work may finish for this long after SIGTERM; what is left is killed and handed back.
+        hurried_timeout_s: for this long only after a second SIGTERM; a third ends it at once.
     """
 
     timeout_s: float = 60.0
+    hurried_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
         with Checks(self, "drain") as check:
             check.between("timeout_s", 0.0, YEAR_S)
+            check.between("hurried_timeout_s", 0.0, YEAR_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,16 +307,57 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatusConfig:
+    """Section ``[status]``: what the worker tells about itself.
+
+    Attributes:
+        listen: address and port of ``/livez``, ``/readyz`` and ``/metrics``; ``auto`` is port 9464 on loopback, or
+            where that is taken a free one; nothing is served when it is empty.
+        stuck_after_s: an actor that does one thing for longer than this is stuck: the worker stops saying that it is
+            alive. Calls to the store have to fit into it.
+    """
+
+    listen: str = "auto"
+    stuck_after_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        with Checks(self, "status") as check:
+            if self.listen not in ("", "auto"):
+                check.all_of("listen", rules.listen_mistakes(self.listen))
+            check.between("stuck_after_s", 1.0, DAY_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingConfig:
+    """Section ``[tracing]``: OpenTelemetry, whose own environment variables say where to, and how much.
+
+    Attributes:
+        enabled: each attempt becomes a span, linked to the span in which its execution was submitted.
+    """
+
+    enabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """Section ``[log]``: one line an event, on stderr.
 
     Attributes:
         level: least severity that is written.
         format: ``keyvalue``, ``json``, or ``auto``: key=value on a terminal and JSON elsewhere.
+        burst: so many lines of one event are written at once, and of what one child prints ...
+        per_second: ... and so many a second from then on; 0 for all. Errors are always written.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "keyvalue", "json"] = "auto"
+    burst: int = 500
+    per_second: float = 100.0
+
+    def __post_init__(self) -> None:
+        with Checks(self, "log") as check:
+            check.between("burst", 1, 1_000_000)
+            check.between("per_second", 0.0, 100_000.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +372,8 @@ class Config:
     drain: DrainConfig = field(default_factory=DrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    status: StatusConfig = field(default_factory=StatusConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

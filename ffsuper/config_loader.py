@@ -166,11 +166,11 @@ def missing_in_worker(values: Mapping[str, Any], needs_handlers: bool) -> list[M
 
 def read_secret(section: str, key: str, file: Path | None, environ: Mapping[str, str], reading: Reading) -> str:
     """Return a secret from the first place that has it; empty when none has."""
-    credential = Path(environ.get(CREDENTIALS_VARIABLE, ""), f"{section}_{key}")
+    credential = credential_file(f"{section}_{key}", environ)
     if file is not None:
         origin = reading.where(section, f"{key}_file")
         secret = first_line(file, origin, reading.problems)
-    elif credential.is_absolute() and os.path.lexists(credential):
+    elif credential is not None:
         origin = f"credential {credential.name}"
         secret = first_line(credential, origin, reading.problems)
     else:
@@ -183,6 +183,15 @@ def read_secret(section: str, key: str, file: Path | None, environ: Mapping[str,
     if secret and key == "token":
         reading.problems += [f"{origin}: {text}" for text in token_mistakes(secret)]
     return secret
+
+
+def credential_file(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file of a credential: the instance's own, else the one that all instances of a unit share."""
+    for candidate in (name, f"shared_{name}"):
+        file = Path(environ.get(CREDENTIALS_VARIABLE, ""), candidate)
+        if file.is_absolute() and os.path.lexists(file):
+            return file
+    return None
 
 
 def first_line(file: Path, origin: str, problems: list[str]) -> str:

@@ -111,6 +111,10 @@ class InvalidRequestError(RefusedError):
     """The caller's: an argument, a policy or a capability list is not acceptable."""
 
 
+class WorkerNotFoundError(FfsuperError):
+    """Nobody's or the caller's: no live worker has this instance id; it has ended, or is called otherwise."""
+
+
 class ServerError(FfsuperError):
     """A FlowFabric server gave no answer that helps."""
 
@@ -160,3 +164,10 @@ class RestartLimitError(ChildError):
 
 class HandlerDefinitionError(FfsuperError):
     """The user's: a function cannot be registered as a handler the way it is written."""
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended a nursery: the first that is no mere consequence."""
+    for error in group.exceptions:
+        return first_cause(error) if isinstance(error, BaseExceptionGroup) else error
+    return group

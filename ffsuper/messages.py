@@ -149,6 +149,7 @@ class Start:
         task: names this run among all of the child; every message about it carries it.
         deadline_ms: Unix time at which the execution expires; None when it does not.
         signals: what ended the suspension that this attempt comes back from.
+        traceparent: of the attempt's span; empty where nothing is traced.
     """
 
     task: int
@@ -160,6 +161,7 @@ class Start:
     deadline_ms: int | None
     signals: tuple[ReceivedSignal, ...]
     payload: bytes = field(repr=False)
+    traceparent: str = ""
 
 
 class InterruptReason(Enum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import resource
-import signal
 import socket
 from typing import Any
 
@@ -14,12 +13,14 @@ import hypercorn.trio
 import trio
 
 from ffsuper import engine_supervisor
+from ffsuper.actors import watchdog
 from ffsuper.config import Config
 from ffsuper.errors import ConfigError
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.server.application import application
 from ffsuper.server.service import open_service
 from ffsuper.store.store import open_engine_store
+from ffsuper.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ STALLED_S = 30.0
 BACKLOG = 4_096
 
 
-async def run(config: Config, counts: PartitionCounts) -> None:
+async def run(config: Config, counts: PartitionCounts, notifier: Notifier) -> None:
     """Serve until SIGTERM or SIGINT; then let open requests finish.
 
     Raises:
@@ -40,18 +41,26 @@ async def run(config: Config, counts: PartitionCounts) -> None:
     """
     allow_many_connections()
     stopping = trio.Event()
+    standing = engine_supervisor.EngineStanding(config.status.stuck_after_s)
+
+    def sentence() -> str:
+        where = f"Listening at {config.server.listen}"
+        return f"{where}. {standing.sentence()}" if config.engine.enabled else where
+
     async with (
         open_service(config.server, config.store, counts, stopping) as service,
         open_engine_store(config.store, counts) as engine_store,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(set_at_signal, stopping)
+        await nursery.start(set_at_signal, stopping, notifier)
         if config.engine.enabled:
-            nursery.start_soon(engine_supervisor.lead, config, counts, engine_store)
+            nursery.start_soon(engine_supervisor.lead, config, counts, engine_store, standing.pulses, standing.hear)
         if not config.server.token:
             LOG.warning("no token: anybody at the port may do anything", extra={"listen": config.server.listen})
         settings = http_settings(listen(config.server.listen))
+        notifier.ready(sentence())
         LOG.info("ready", extra={"listen": config.server.listen, "partitions": counts.flow})
+        nursery.start_soon(watchdog.run, notifier, standing.stuck, sentence)
         app: Any = application(service)
         # What is there by now stays; going through it again and again took 60 ms at a time, several times a second.
         gc.collect()
@@ -97,9 +106,11 @@ def allow_many_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def set_at_signal(stopping: trio.Event) -> None:
-    """Tell that it is time to stop."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            LOG.info("stopping", extra={"signal": signal.Signals(number).name})
+async def set_at_signal(stopping: trio.Event, notifier: Notifier, task_status: trio.TaskStatus[None]) -> None:
+    """Tell that it is time to stop; started when no signal is lost any more."""
+    with trio.open_signal_receiver(*engine_supervisor.SIGNALS) as signals:
+        task_status.started()
+        while True:
+            await engine_supervisor.wait_told_to_end(signals)
+            notifier.stopping("Finishing what was asked for")
             stopping.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Standing:
-    """Written by the supervisor alone.
+    """Written by the supervisor; of the store, by those who ask it: presence and health.
 
     Attributes:
         stuck_after_s: see ``Pulses.stuck``.
@@ -37,6 +38,8 @@ class Standing:
         offer: what it takes on.
         drain_ends_s: when a drain hands back what still runs, on the trio clock.
         status_address: where the health endpoints are; empty when they are not.
+        key_held_s: when the alive key was last ours for certain, on the trio clock.
+        store_answers: whether the store answered when it was last asked.
     """
 
     pulses: Pulses
@@ -47,6 +50,8 @@ class Standing:
     detail: str = ""
     drain_ends_s: float = 0.0
     status_address: str = ""
+    key_held_s: float = -math.inf
+    store_answers: bool = False
     started_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     def advertised(self) -> Offer:

@@ -12,7 +12,7 @@ import math
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
@@ -42,7 +42,7 @@ ORPHANS_DEATH_S = 5.0
 # One SIGTERM or SIGINT after the other.
 ENDS = (Order.DRAIN, Order.HURRY, Order.STOP)
 # Sections of the configuration that hold for the life of the process; of [worker], the names do too.
-FIXED = ("store", "lease", "engine", "server", "status")
+FIXED = ("store", "lease", "engine", "server", "status", "tracing")
 SIGNALS = {
     signal.SIGTSTP: Order.QUIET,
     signal.SIGUSR1: Order.QUIET,
@@ -76,7 +76,7 @@ async def run(
         read_again: reads the configuration, for a reload; raises ConfigError.
 
     Raises:
-        ConfigError: work is to come from a server, and what that needs is not installed; a port is in use.
+        ConfigError: what the configuration needs is not installed; a port is in use.
         HandlersError: the handlers do not load.
         InstanceTakenError: another live process has this instance id.
         FencedError: another process took the instance id over; what ran has ended.
@@ -84,13 +84,14 @@ async def run(
     """
     listener = health.open_listener(config.status.listen)
     async with (
+        ledger_of(config) as ledger,
         open_presence(config.store, config.worker.instance_id) as store,
         open_engine_store(config.store, counts) as engine_store,
         open_announcements(config.store, ORDERS) as announced,
         trio.open_nursery() as background,
     ):
         async with trio.open_nursery() as lines:
-            worker = Worker(config, counts, notifier, lines, background, read_again)
+            worker = Worker(config, counts, notifier, ledger, lines, background, read_again)
             await worker.start(Stores(store, engine_store, announced), listener)
             await worker.draining.wait()
         background.cancel_scope.cancel()
@@ -113,6 +114,7 @@ class Worker:
         config: Config,
         counts: PartitionCounts,
         notifier: Notifier,
+        ledger: Ledger,
         lines: trio.Nursery,
         background: trio.Nursery,
         read_again: Callable[[], Config],
@@ -127,7 +129,7 @@ class Worker:
         self._background = background
         self._read_again = read_again
         pulses = Pulses(trio.current_time)
-        self._standing = Standing(pulses, Ledger(), config.status.stuck_after_s, Offer((), "", (), 0))
+        self._standing = Standing(pulses, ledger, config.status.stuck_after_s, Offer((), "", (), 0))
         self._seats = trio.CapacityLimiter(config.children.count)
         self._lines: list[Line] = []
         self._may_begin = trio.Event()
@@ -142,20 +144,22 @@ class Worker:
         self._background.start_soon(self._hear_signals)
         self._background.start_soon(self._obey)
         config, standing = self._config, self._standing
+        if listener is not None:
+            standing.status_address = health.address_of(listener)
+            self._background.start_soon(health.run, listener, standing, stores.presence)
         async with move_on_when(self.draining.wait):
             line = await self._nursery.start(self._run_line, config)
             standing.offer = line.offer
             predecessor = await self._background.start(self._keep_present, stores)
             if predecessor is not None:
                 await take_work_back(config.worker.instance_id, predecessor, line, self._counts)
-            if listener is not None:
-                standing.status_address = health.address_of(listener)
-                self._background.start_soon(health.run, listener, standing, stores.presence)
             if config.engine.enabled:
                 self._background.start_soon(
                     engine_supervisor.lead, config, self._counts, stores.engine, standing.pulses
                 )
-            self._background.start_soon(watchdog.run, self._notifier, standing)
+            self._background.start_soon(
+                watchdog.run, self._notifier, standing.stuck, standing.sentence, self.draining.is_set
+            )
             self._background.start_soon(self._change)
             self._enter(State.RUNNING)
             self._may_begin.set()
@@ -292,6 +296,21 @@ class Worker:
         """Say that what was ordered is not possible, and go on."""
         LOG.error("configuration refused; going on with the one before", extra={"error": error})
         self._standing.detail = f"The last reload was refused: {str(error).splitlines()[0]}"
+
+
+def ledger_of(config: Config) -> AbstractAsyncContextManager[Ledger]:
+    """Return what opens the ledger: where that is wanted, one that keeps a span for each attempt.
+
+    Raises:
+        ConfigError: what this needs is not installed.
+    """
+    if not config.tracing.enabled:
+        return nullcontext(Ledger())
+    try:
+        from ffsuper import tracing
+    except ImportError as error:
+        raise ConfigError([f'[tracing] enabled: needs {error.name}: pip install "ffsuper[otel]"']) from None
+    return tracing.open_ledger(config.worker.instance_id)
 
 
 def with_fixed(wanted: Config, before: Config) -> tuple[Config, list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -19,6 +20,7 @@ from ffsuper.messages import (
     HandlerSettings,
     InterruptReason,
     Outcome,
+    OutputLine,
     Start,
     Suspended,
     ToChild,
@@ -43,6 +45,7 @@ class FakeChild(Child):
         self.handlers = {
             kind: HandlerSettings(kind, timeout_s, None, is_async=True) for kind, timeout_s in kinds.items()
         }
+        self.running: Mapping[str, object] = {}
         self.done_to_it: list[str] = []
         self.sent: list[ToChild] = []
         self.task = 0
@@ -88,6 +91,9 @@ class FakeChild(Child):
         self.done_to_it.append(f"interrupt {reason.value}")
         self.interrupted.set()
 
+    def note_running(self, running: Mapping[str, object]) -> None:
+        self.running = running
+
     def dump_stacks(self) -> None:
         self.done_to_it.append("dump")
 
@@ -99,7 +105,8 @@ class FakeChild(Child):
     def die(self, exit_code: int | None = None, by_signal: int | None = None) -> None:
         """End the child."""
         if self._death is None:
-            self._death = Death(self.pid, exit_code, by_signal, 0, ("its last words",))
+            last_words = OutputLine("stdout", int(time.time() * 1000), "its last words")
+            self._death = Death(self.pid, exit_code, by_signal, 0, (last_words,))
             self._dead.set()
             self._scope.cancel()
             self._said_send.close()

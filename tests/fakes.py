@@ -428,6 +428,7 @@ class FakeLeadership(Leadership):
 
 class FakePresence(Presence):
     def __init__(self, store: FakeStore) -> None:
+        self.instance_id = "worker-1"
         self._store = store
 
     async def take_alive(self, holder: bytes, ttl_ms: int) -> bytes | None:
@@ -473,6 +474,8 @@ class FakePresence(Presence):
         return self._store.order
 
     async def answers(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        self._store.calls.append("answers")
         return not self._store.away
 
     async def withdraw(self) -> None:

@@ -10,28 +10,33 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ffsuper"
 
+COMMAND_LINE = ("cli", "arguments", "parsing", "examples", "completion", "man_page", "commands", "checking")
+WATCHING = ("watching", "top", "overview", "screen", "tables")
 # From the top; a module may import what stands below its own line, and what its line allows beside it.
 LAYERS = (
-    ("cli", "commands", "demo", "dev", "__main__", "testing"),
+    (*COMMAND_LINE, *WATCHING, "demo", "dev", "__main__", "testing"),
+    ("checks",),
     ("supervisor", "server_supervisor"),
-    ("engine_supervisor",),
+    ("line", "engine_supervisor"),
     ("actors", "engine", "server"),
-    ("client", "flows", "admin"),
+    ("client", "flows", "fleet", "admin"),
     ("clients",),
-    ("store", "child", "channels", "logs", "clock", "grants"),
+    ("metrics",),
+    ("standing",),
+    ("store", "child", "systemd", "channels", "logs", "clock", "grants", "http1", "tracing"),
     ("sansio",),
     ("messages", "config_loader"),
     ("config_converter",),
     ("config",),
     ("config_rules",),
-    ("errors",),
+    ("errors", "colour"),
 )
 # Within these, modules may import one another ...
-TOGETHER = {"demo", "store", "child", "sansio", "channels", "engine", "server", "admin"}
+TOGETHER = {"demo", "checks", "store", "child", "sansio", "channels", "engine", "server", "admin"}
 # ... and these each other.
 BESIDE: tuple[set[str], ...] = (
-    {"cli", "commands", "demo", "dev", "__main__"},
-    {"client", "flows"},
+    {*COMMAND_LINE, *WATCHING, "demo", "dev", "__main__"},
+    {"client", "flows", "fleet"},
 )
 # What the children load before any user code asks for more.
 IN_CHILDREN = ("messages", "errors", "sansio/frame", "child/runtime", "child/codec", "child/forkserver")

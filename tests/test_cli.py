@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from ffsuper import commands
 from ffsuper.cli import Exit, main
+from ffsuper.errors import OutcomeUnknownError
 from ffsuper.messages import ExecutionId
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua import by_name
@@ -63,6 +66,9 @@ def test_an_execution_is_submitted_shown_listed_and_cancelled(
     assert (code, out) == (Exit.OK, f"{execution} cancelled")
     code, _, err = run(capsys, "result", execution)
     assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled: not needed")
+    assert run(capsys, "replay", execution) == (Exit.OK, f"{execution} waiting", "")
+    code, _, err = run(capsys, "replay", execution)
+    assert (code, "execution_not_terminal" in err, "it has not ended yet" in err) == (Exit.INPUT, True, True)
 
 
 def test_everything_is_there_as_json(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +78,7 @@ def test_everything_is_there_as_json(store: redis.Redis, capsys: pytest.CaptureF
     assert (shown["id"], shown["state"], shown["record"]["namespace"]) == (execution, "waiting", "default")
     assert [one["id"] for one in json.loads(run(capsys, "list", "--json")[1])] == [execution]
     assert json.loads(run(capsys, "cancel", execution, "--json")[1]) == {"state": "cancelled"}
+    assert json.loads(run(capsys, "replay", execution, "--json")[1]) == {"state": "waiting"}
 
 
 def stored_payload(url: str, execution: str) -> bytes:
@@ -122,6 +129,7 @@ def test_a_delayed_execution_says_until_when(store: redis.Redis, capsys: pytest.
         (["show", "nonsense"], Exit.INPUT, "'nonsense' is not an execution id"),
         (["show", UNKNOWN], Exit.NOT_FOUND, f"execution_not_found ({UNKNOWN})"),
         (["cancel", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
+        (["replay", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
         (["result", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
         (["list", "--store", "http://x"], Exit.CONFIG, "[store] url"),
         (["check", "--config", "/no/such/file"], Exit.CONFIG, "/no/such/file"),
@@ -153,7 +161,7 @@ def test_options_that_name_two_places_or_belong_to_none_are_a_usage_error(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["submit"], ["list", "--limit", "0"], []])
+@pytest.mark.parametrize("arguments", [["nonsense"], ["submit"], ["list", "--limit", "0"]])
 def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -171,6 +179,23 @@ def test_a_reader_that_has_had_enough_causes_no_traceback(
     ended = subprocess.run(listing, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (Exit.BROKEN_PIPE, b"")
+
+
+def test_an_answer_that_was_lost_is_told_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(_: object) -> bool:
+        raise OutcomeUnknownError("the store's answer was lost: timeout")
+
+    monkeypatch.setattr(commands, "replay", lose)
+    code, _, err = run(capsys, "replay", UNKNOWN)
+    assert (code, err.splitlines()) == (
+        Exit.STORE_UNAVAILABLE,
+        [
+            "ffsuper: the store's answer was lost: timeout",
+            "ffsuper: it may have been carried out: look, before you repeat it",
+        ],
+    )
 
 
 def test_a_wait_that_is_too_short_says_so(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,14 +218,6 @@ def write_worker(folder: Path, url: str, jobs: str = "", more: str = "") -> Path
     path = folder / "worker.toml"
     path.write_text(GOOD_TOML.format(url=url) + more)
     return path
-
-
-def test_check_prints_every_setting_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "check", "--config", str(write_worker(tmp_path, "redis://localhost")))
-    assert code == Exit.OK
-    rows = [line.split() for line in out.splitlines()]
-    assert any("handlers" in row[0] + row[1] and row[-1].endswith("worker.toml") for row in rows)
-    assert any("ttl_ms" in " ".join(row) and row[-1] == "default" for row in rows)
 
 
 def started(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -299,8 +316,8 @@ def test_children_that_keep_dying_while_they_start_end_the_worker(
 
 def test_every_exit_code_is_documented() -> None:
     documented = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
-    for code in Exit:
-        assert f"| {code.value} | {code.name} |" in documented
+    rows = re.findall(r"^\| (\d+) \| (\w+) \|", documented, re.MULTILINE)
+    assert rows == [(str(code.value), code.name) for code in Exit]
 
 
 def suspended(store: redis.Redis, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:

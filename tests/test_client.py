@@ -13,7 +13,13 @@ import redis
 from ffsuper.client import Client
 from ffsuper.clients import due_ms
 from ffsuper.config import StoreConfig
-from ffsuper.errors import ExecutionNotFoundError, InvalidRequestError, LeaseLostError, StoreUnavailableError
+from ffsuper.errors import (
+    ExecutionNotFoundError,
+    InvalidRequestError,
+    LeaseLostError,
+    RefusedError,
+    StoreUnavailableError,
+)
 from tests.redis_server import running_server
 
 UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000000"
@@ -133,13 +139,42 @@ def test_a_lane_is_listed_in_the_order_in_which_it_is_claimed(client: Client) ->
     assert client.list_lane("default", "terminal") == []
 
 
-@pytest.mark.parametrize("method", ["show", "state", "cancel", "wait"])
+@pytest.mark.parametrize("method", ["show", "state", "cancel", "wait", "replay"])
 def test_an_unknown_execution_is_not_found(client: Client, method: str) -> None:
     with pytest.raises(ExecutionNotFoundError):
         getattr(client, method)(UNKNOWN)
 
 
-@pytest.mark.parametrize("method", ["show", "state", "cancel", "wait", "result"])
+def test_an_ended_execution_runs_again(client: Client) -> None:
+    execution_id = client.submit("job")
+    with pytest.raises(RefusedError, match="execution_not_terminal"):
+        client.replay(execution_id)
+    client.cancel(execution_id)
+    assert client.replay(execution_id) == "waiting"
+    shown = client.show(execution_id)
+    assert (shown.state, shown.record["replay_count"]) == ("waiting", "1")
+    assert [one.id for one in client.list_lane("default")] == [execution_id]
+
+
+def test_a_skipped_member_of_a_flow_that_runs_again_waits_again(client: Client) -> None:
+    flow = client.create_flow()
+    top = flow.add("job")
+    client.cancel(top)
+    child = flow.add("job", after=[top])
+    assert client.state(child) == "skipped"
+    assert client.replay(child) == "waiting_children"
+    assert client.state(child) == "waiting_children"
+
+
+def test_a_replay_finds_its_library_again(client: Client, url: str) -> None:
+    execution_id = client.submit("job")
+    client.cancel(execution_id)
+    with redis.Redis.from_url(url) as server:
+        server.function_flush()
+    assert client.replay(execution_id) == "waiting"
+
+
+@pytest.mark.parametrize("method", ["show", "state", "cancel", "wait", "result", "replay"])
 def test_what_is_no_execution_id_is_refused(client: Client, method: str) -> None:
     with pytest.raises(ValueError, match="is not an execution id"):
         getattr(client, method)("nonsense")

@@ -89,9 +89,9 @@ async def run(
         RestartLimitError: children die faster than is worth restarting them.
     """
     async with slots, leases, trio.open_nursery() as background:
-        nest = Nest(fork_server, settings, first_child, background)
+        nest = Nest(fork_server, settings, first_child, background, ledger)
         background.start_soon(tell_drain, nest, draining)
-        attempt = Attempt(nest, attempts, margin_s)
+        attempt = Attempt(nest, attempts, margin_s, ledger)
         try:
             async with trio.open_nursery() as lines:
                 for _ in range(settings.tasks_per_process):
@@ -173,7 +173,7 @@ async def execute(
                 if outcome is None:
                     await nest.kill_and_wait()
                 settled = await deliver(outcomes, claim, outcome or AT_ONCE, pulse, doubt=True)
-            ledger.ended(claim.lease.lease_id, settled.outcome, trio.current_time())
+            ledger.ended(claim.lease.lease_id, settled.outcome, trio.current_time(), settled.why)
             with contextlib.suppress(trio.BrokenResourceError):  # a hard stop ends the renewer too
                 await leases.send(Release(claim.lease.lease_id))
 
@@ -181,9 +181,10 @@ async def execute(
 class Attempt:
     """How this executor runs one attempt."""
 
-    def __init__(self, nest: Nest, attempts: Attempts, margin_s: float) -> None:
+    def __init__(self, nest: Nest, attempts: Attempts, margin_s: float, ledger: Ledger) -> None:
         self._nest = nest
         self._attempts = attempts
+        self._ledger = ledger
         self._lost_grace_s = lease_grace_s(margin_s)
 
     async def run(self, child: Child, claim: Claim, assignment: Assignment, pulse: Pulse) -> Outcome | None:
@@ -210,6 +211,7 @@ class Attempt:
                     nonlocal lease_lost
                     async for end in assignment.lease_end:
                         lease_lost = True
+                        self._ledger.lease_ended(claim.lease.lease_id, end.code, by_order=end.has_ended)
                         LOG.warning("lease ended", extra={**told(claim), "code": end.code, "child": child.pid})
                         reason = InterruptReason.CANCELLED if end.has_ended else InterruptReason.LEASE_LOST
                         grace_s = settings.grace_s if end.has_ended else self._lost_grace_s
@@ -238,7 +240,7 @@ class Attempt:
         frames = Frames(self._attempts.frames(claim.lease), child, number, nursery)
         began_ms = int(time.time() * 1000)
         with pulse.resting:  # a large payload goes as quickly as the child takes it
-            await child.send(start_message(number, claim))
+            await child.send(start_message(number, claim, self._ledger.traceparent(claim.lease.lease_id)))
         while True:
             message: FromTask | None = None
             has_died = False
@@ -305,7 +307,7 @@ class Attempt:
             except StoreError as error:
                 LOG.warning("crash report not stored", extra={**told(claim), "error": error})
         if moment.cancelled_caught:
-            LOG.warning("crash report not stored", extra={**told(claim), "error": "the store did not answer in time"})
+            LOG.warning("crash report not stored", extra={**told(claim), "error": "not in time"})
 
     def _take(self, step: Step, child: Child, claim: Claim, number: int, ladder: Ladder) -> None:
         """Do to a child what is next."""
@@ -390,7 +392,7 @@ def deadline_s(claim: Claim, now_s: Callable[[], float] = time.time) -> float:
     return trio.current_time() + claim.deadline_ms / 1000 - now_s()
 
 
-def start_message(number: int, claim: Claim) -> Start:
+def start_message(number: int, claim: Claim, traceparent: str) -> Start:
     """Return what the child needs to know."""
     return Start(
         number,
@@ -402,4 +404,5 @@ def start_message(number: int, claim: Claim) -> Start:
         claim.deadline_ms,
         claim.signals,
         claim.payload,
+        traceparent,
     )

@@ -61,6 +61,7 @@ async def run(
     """
     holder = describe_self()
     predecessor = await take_key(presence, holder, ttl_ms)
+    standing.key_held_s, standing.store_answers = trio.current_time(), True
     post = Post(presence, standing, holder, ttl_ms, orders)
     async with changed, announced, orders:
         try:
@@ -152,34 +153,27 @@ async def keep_key(presence: Presence, post: Post, standing: Standing, pulse: Pu
         the holder, once it is another's.
     """
     outage = Outage(LOG)
-    told_stuck: list[str] = []
     number = 0
     while True:
         number += 1
         with pulse.resting:
             await trio.sleep(post.ttl_ms / 1000 / RENEWALS_PER_TTL)
         stuck = standing.stuck()
-        if stuck != told_stuck:
-            told_stuck = stuck
-            tell_stuck(stuck)
         try:
             if number % RENEWALS_PER_ADVERTISEMENT == 0 and not stuck:
                 await advertise(presence, standing)
-            if (holder := await renew_key(presence, post, stuck)) not in (post.holder, b""):
+            holder = await renew_key(presence, post, stuck)
+            standing.store_answers = True
+            if holder == post.holder:
+                standing.key_held_s = trio.current_time()
+            elif holder:
                 return holder
             await post.tell()
             await post.look()
             outage.over()
         except STORE_AWAY as error:
+            standing.store_answers = False
             await outage.wait(error)
-
-
-def tell_stuck(stuck: list[str]) -> None:
-    """Log which actors are stuck, or that none is any more."""
-    if stuck:
-        LOG.error("stuck: no longer saying that this worker is alive", extra={"actors": ",".join(stuck)})
-    else:
-        LOG.info("no longer stuck")
 
 
 async def renew_key(presence: Presence, post: Post, stuck: list[str]) -> bytes:

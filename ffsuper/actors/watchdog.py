@@ -1,11 +1,15 @@
-"""Tells systemd how the worker stands, and that it lives, which is to say that none of its actors is stuck."""
+"""Tells systemd how the program stands, and that it lives, which is to say that none of its actors is stuck."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import trio
 
-from ffsuper.standing import Standing, State
 from ffsuper.systemd import Notifier
+
+LOG = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 5.0
 # Of the time that systemd waits for a sign of life.
@@ -14,17 +18,34 @@ SIGNS_PER_TIMEOUT = 3
 EXTENSION_S = 30.0
 
 
-async def run(notifier: Notifier, standing: Standing) -> None:
-    """Give signs until cancelled."""
+async def run(
+    notifier: Notifier,
+    stuck: Callable[[], list[str]],
+    sentence: Callable[[], str],
+    is_draining: Callable[[], bool] = lambda: False,
+) -> None:
+    """Give signs until cancelled, and log which actors are stuck, once each.
+
+    Args:
+        stuck: tells the names of the actors that are.
+        sentence: says how things stand.
+    """
     interval_s = STATUS_INTERVAL_S
     if notifier.watchdog_s is not None:
         interval_s = min(interval_s, notifier.watchdog_s / SIGNS_PER_TIMEOUT)
+    known = set[str]()
     told = ""
     while True:
-        if not standing.stuck():
+        names = set(stuck())
+        for name in sorted(names - known):
+            LOG.error("actor stuck", extra={"actor": name})
+        for name in sorted(known - names):
+            LOG.info("actor stuck no more", extra={"actor": name})
+        known = names
+        if not names:
             notifier.watchdog()
-            if standing.state is State.DRAINING:
+            if is_draining():
                 notifier.extend_timeout(EXTENSION_S)
-        if (sentence := standing.sentence()) != told and notifier.status(sentence):
-            told = sentence
+        if (said := sentence()) != told and notifier.status(said):
+            told = said
         await trio.sleep(interval_s)

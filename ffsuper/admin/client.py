@@ -98,7 +98,7 @@ class AdminClient(AnyClient, BudgetVerbs):
             "priority": wanted.priority,
             "creator_identity": wanted.creator,
             "idempotency_key": wanted.idempotency_key or None,
-            "tags": dict(wanted.tags),
+            "tags": submissions.traced_tags(wanted.tags),
             # A FlowFabric server adds "routing_requirements": null where there are none, and then refuses that.
             "policy": {"routing_requirements": {}, **wanted.policy} if wanted.policy else None,
             "delay_until": wanted.delay_until_ms,

@@ -164,6 +164,8 @@ class Facts:
         tags: the submitter's labels.
         deadline: when the execution expires; None when it does not.
         signals: what ended the suspension that it comes back from, in the order of the names that were waited for.
+        traceparent: W3C trace context, to go on with the trace: of the attempt's span, or where the worker traces
+            nothing of the submitter's; empty when that has none either.
         log: a logger whose lines end up in the worker's log, with the execution's id.
     """
 
@@ -177,6 +179,7 @@ class Facts:
         self.tags: Mapping[str, str] = start.tags
         self.deadline = None if start.deadline_ms is None else datetime.fromtimestamp(start.deadline_ms / 1000, UTC)
         self.signals: tuple[ReceivedSignal, ...] = start.signals
+        self.traceparent: str = start.traceparent or start.tags.get("traceparent", "")
         self.log = logging.getLogger(f"execution.{start.execution_id}")
         self._task = task
         self._conversation = conversation

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -17,8 +18,10 @@ import trio
 from ffsuper.child.process import Child, ForkServer
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
-from ffsuper.messages import Drain, Ended, FromTask, Ready, Unfit
+from ffsuper.messages import Death, Drain, Ended, FromTask, Ready, Unfit
 from ffsuper.sansio.backoff import Backoff
+from ffsuper.sansio.crash import signal_name
+from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.restart import RestartLimit, Times, admit_restart
 
 LOG = logging.getLogger(__name__)
@@ -27,8 +30,25 @@ MEMORY_INTERVAL_S = 0.5
 # A child that is about to die closes its connection first.
 SILENT_S = 1.0
 MIB = 1 << 20
+# Causes of a death that neither the kernel nor a fault names.
+STILLBORN = "start"
+OVERRUN = "handler"
 # Recycling at exactly the same count would stop all children at once.
 JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run in a child.
+
+    Attributes:
+        inbox: for what the child says about it.
+        told: what the log says of it.
+    """
+
+    child: Child
+    inbox: trio.MemorySendChannel[FromTask]
+    told: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +69,21 @@ class Nest:
     """A child, and the tasks that run in it."""
 
     def __init__(
-        self, fork_server: ForkServer, settings: ChildrenConfig, first_child: Child | None, nursery: trio.Nursery
+        self,
+        fork_server: ForkServer,
+        settings: ChildrenConfig,
+        first_child: Child | None,
+        nursery: trio.Nursery,
+        ledger: Ledger,
     ) -> None:
         self.settings = settings
         self._fork_server = fork_server
         self._nursery = nursery
+        self._ledger = ledger
         self._limit = RestartLimit(settings.max_restarts, settings.restart_window_s)
         self._deaths: Times = ()
         self._changing = trio.Lock()
-        self._inboxes: dict[int, tuple[Child, trio.MemorySendChannel[FromTask]]] = {}
+        self._runs: dict[int, Run] = {}
         self._faults: WeakKeyDictionary[Child, Fault] = WeakKeyDictionary()
         self._idle = trio.Event()
         self._tasks = 0
@@ -77,10 +103,11 @@ class Nest:
         """
         async with self._changing:
             if self._child is not None and self._child.is_dead:
+                self._ledger.deaths[cause(await self._child.wait_dead(), self.fault_of(self._child))] += 1
                 await self._part()
                 self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit)
             if self._child is not None and self._is_worn():
-                while self._inboxes:
+                while self._runs:
                     await self._idle.wait()
                 LOG.info("child recycled", extra={"child": self._child.pid})
                 await self._part()
@@ -92,27 +119,39 @@ class Nest:
                     raise
                 except ChildError as error:
                     LOG.error("child did not start", extra={"error": error})
+                    self._ledger.deaths[STILLBORN] += 1
                     self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit)
                     await trio.sleep(backoff.pause_s(1.0))
                     backoff = backoff.failed()
             return self._child
 
-    def open_task(self, child: Child) -> tuple[int, trio.MemoryReceiveChannel[FromTask]]:
-        """Return a number for a run in the child, and the channel of what the child will say about it."""
+    def open_task(self, child: Child, told: Mapping[str, object]) -> tuple[int, trio.MemoryReceiveChannel[FromTask]]:
+        """Return a number for a run in the child, and the channel of what the child will say about it.
+
+        Args:
+            told: what the log says of it.
+        """
         self._tasks += 1
         send, receive = trio.open_memory_channel[FromTask](0)
-        self._inboxes[self._tasks] = (child, send)
+        self._runs[self._tasks] = Run(child, send, told)
         if child.is_dead:
             send.close()
+        self._note_running(child, told)
         self._runs_left -= 1
         return self._tasks, receive
 
     def close_task(self, number: int) -> None:
         """Let go of a run."""
-        self._inboxes.pop(number)[1].close()
-        if not self._inboxes:
+        run = self._runs.pop(number)
+        run.inbox.close()
+        self._note_running(run.child, {})
+        if not self._runs:
             self._idle.set()
             self._idle = trio.Event()
+
+    def _note_running(self, child: Child, told: Mapping[str, object]) -> None:
+        if self.settings.tasks_per_process == 1:
+            child.note_running(told)
 
     def kill(self, child: Child, fault: Fault) -> None:
         """Kill the child; the first fault counts."""
@@ -144,11 +183,13 @@ class Nest:
         if self._child is not None:
             self._watch.cancel()
             child, self._child = self._child, None
+            self._ledger.children.discard(child.pid)
             await child.aclose()
 
     def _take(self, child: Child) -> None:
         check_handlers(child, self.settings)
         self._child = child
+        self._ledger.children.add(child.pid)
         after = self.settings.recycle_after
         self._runs_left = after * (1 + JITTER * (random.random() - 0.5)) if after else math.inf
         self._nursery.start_soon(self._hear, child)
@@ -169,8 +210,8 @@ class Nest:
             while (message := await child.receive()) is not None:
                 if isinstance(message, Ready | Unfit):
                     raise RemoteProtocolError(f"{type(message).__name__} while executions run")
-                if message.task in self._inboxes:  # a thread that its handler left behind may still speak
-                    await hand_on(self._inboxes[message.task][1], message)
+                if message.task in self._runs:  # a thread that its handler left behind may still speak
+                    await hand_on(self._runs[message.task], message)
             with trio.move_on_after(SILENT_S):
                 await child.wait_dead()
             if not child.is_dead:
@@ -178,9 +219,9 @@ class Nest:
         except RemoteProtocolError as error:
             self.kill(child, Fault(f"killed for speaking nonsense: {error}"))
         await child.wait_dead()
-        for owner, inbox in self._inboxes.values():
-            if owner is child:
-                inbox.close()
+        for run in self._runs.values():
+            if run.child is child:
+                run.inbox.close()
 
     async def _watch_memory(self, child: Child, scope: trio.CancelScope) -> None:
         limit = self.settings.hard_memory_mb
@@ -194,16 +235,23 @@ class Nest:
                 await trio.sleep(MEMORY_INTERVAL_S)
 
 
-async def hand_on(inbox: trio.MemorySendChannel[FromTask], message: FromTask) -> None:
+def cause(death: Death, fault: Fault | None) -> str:
+    """Return why a child has died unasked: one of few words, for metrics."""
+    if fault is None:
+        return "exit" if death.signal is None else signal_name(death.signal)
+    return fault.category if fault.culprit is None else OVERRUN
+
+
+async def hand_on(run: Run, message: FromTask) -> None:
     """Give a message to its task, if that still listens."""
     try:
         try:
-            inbox.send_nowait(message)  # its task mostly waits for it
+            run.inbox.send_nowait(message)  # its task mostly waits for it
         except trio.WouldBlock:
-            await inbox.send(message)
+            await run.inbox.send(message)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         if isinstance(message, Ended):
-            LOG.debug("outcome came too late", extra={"task": message.task})
+            LOG.debug("outcome came too late", extra=run.told)
 
 
 def check_handlers(child: Child, settings: ChildrenConfig) -> None:

@@ -26,12 +26,21 @@ import trio
 
 from ffsuper.child import codec
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
-from ffsuper.messages import Death, FromChild, HandlerSettings, Interrupt, InterruptReason, Ready, ToChild, Unfit
-from ffsuper.sansio import frame
+from ffsuper.messages import (
+    Death,
+    FromChild,
+    HandlerSettings,
+    Interrupt,
+    InterruptReason,
+    OutputLine,
+    Ready,
+    ToChild,
+    Unfit,
+)
+from ffsuper.sansio import crash, frame
 
 READ_BYTES = 1 << 16
 CONTROL_BYTES = 4096
-LAST_LINES = 50
 # A longer line of output is cut into several.
 LINE_BYTES = 2_000
 # After a death: for output that is still in the pipes, unless somebody else holds them open.
@@ -44,7 +53,7 @@ FORK_SERVER = (sys.executable, "-m", "ffsuper.child.forkserver")
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 INHERITED_PREFIXES = ("LC_", "PYTHON")
 
-OnOutput = Callable[[int, str, str], None]
+OnOutput = Callable[["Child", str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
     """Run a fork server while the block lasts; afterwards no child is left.
 
     Args:
-        on_output: called with process id, ``stdout`` or ``stderr``, and a line, for all that children print.
+        on_output: called with the child, ``stdout`` or ``stderr``, and a line, for all that children print.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
@@ -320,11 +329,13 @@ class Child:
 
     Attributes:
         handlers: what its modules have registered, by execution kind.
+        running: what the log says of the one execution that runs in it; empty when none does, or many may.
     """
 
     def __init__(self, pid: int, messages: socket.socket, death_pipe: int) -> None:
         self.pid = pid
         self.handlers: Mapping[str, HandlerSettings] = {}
+        self.running: Mapping[str, object] = {}
         self.outputs_left = 0
         messages.setblocking(False)
         self._plain_socket = messages
@@ -341,7 +352,8 @@ class Child:
         self._death: Death | None = None
         self._dead = trio.Event()
         self._outputs_read = trio.Event()
-        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._output = crash.Output()
+        self._pipes: list[OutputPipe] = []
 
     async def boot(self) -> None:
         """Wait until the child is ready.
@@ -362,7 +374,8 @@ class Child:
             case None:
                 death = await self.wait_dead()
                 how = f"signal {death.signal}" if death.signal is not None else f"exit code {death.exit_code}"
-                raise ChildError("\n".join([f"child {self.pid} died while starting, {how}", *death.last_output]))
+                lines = [line.text for line in (*death.last_output, *death.stack_dump)]
+                raise ChildError("\n".join([f"child {self.pid} died while starting, {how}", *lines]))
             case _:
                 raise ChildError(f"child {self.pid} sent {type(message).__name__} before it was ready")
 
@@ -426,6 +439,12 @@ class Child:
                     total += one.memory_info().rss
         return total
 
+    def note_running(self, running: Mapping[str, object]) -> None:
+        """Note what runs in it from now on; what it has printed before is about what ran before. Never waits."""
+        for pipe in self._pipes:
+            pipe.read_now()
+        self.running = running
+
     def dump_stacks(self) -> None:
         """Have all threads' stacks written to the child's stderr; works whatever the interpreter is doing."""
         self._signal(signal.SIGQUIT)
@@ -467,7 +486,8 @@ class Child:
             return
         with trio.move_on_after(OUTPUT_S):
             await self._outputs_read.wait()
-        self._death = Death(self.pid, exit_code, by_signal, peak_memory_bytes, tuple(self._last_lines))
+        printed = self._output
+        self._death = Death(self.pid, exit_code, by_signal, peak_memory_bytes, tuple(printed.lines), printed.dump)
         self._dead.set()
         # Descendants may hold the other end: say the end ourselves. What is in the buffer is still received.
         with contextlib.suppress(OSError):
@@ -479,22 +499,55 @@ class Child:
 
     async def read_output(self, name: str, descriptor: int, on_output: OnOutput) -> None:
         """Read a pipe to its end, line by line."""
-        rest = b""
-        async with trio.lowlevel.FdStream(descriptor) as stream:
-            async for data in stream:
-                *lines, rest = (rest + data).split(b"\n")
-                while len(rest) > LINE_BYTES:
-                    lines.append(rest[:LINE_BYTES])
-                    rest = rest[LINE_BYTES:]
-                for line in lines:
-                    self._keep(name, line, on_output)
-        if rest:
-            self._keep(name, rest, on_output)
+        pipe = OutputPipe(descriptor, lambda line: self._keep(name, line, on_output))
+        self._pipes.append(pipe)
+        await pipe.read()
+        self._pipes.remove(pipe)
         self.outputs_left -= 1
         if not self.outputs_left:
             self._outputs_read.set()
 
     def _keep(self, name: str, line: bytes, on_output: OnOutput) -> None:
         text = line[:LINE_BYTES].decode(errors="replace")
-        self._last_lines.append(text)
-        on_output(self.pid, name, text)
+        self._output.add(OutputLine(name, int(time.time() * 1000), text))
+        on_output(self, name, text)
+
+
+class OutputPipe:
+    """What a child prints, line by line.
+
+    Args:
+        keep: called with each line.
+    """
+
+    def __init__(self, descriptor: int, keep: Callable[[bytes], None]) -> None:
+        self._stream = trio.lowlevel.FdStream(descriptor)
+        self._keep = keep
+        self._rest = b""
+
+    async def read(self) -> None:
+        """Read to the end."""
+        async with self._stream:
+            async for data in self._stream:
+                self._take(bytes(data))
+        self._take_rest()
+
+    def read_now(self) -> None:
+        """Read what is there, while ``read`` waits for more; a line that has no end yet ends here."""
+        with contextlib.suppress(OSError):  # nothing is there, or it is closed
+            self._take(os.read(self._stream.fileno(), READ_BYTES))
+        self._take_rest()
+
+    def _take(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        while len(rest) > LINE_BYTES:
+            lines.append(rest[:LINE_BYTES])
+            rest = rest[LINE_BYTES:]
+        self._rest = rest
+        for line in lines:
+            self._keep(line)
+
+    def _take_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._keep(rest)

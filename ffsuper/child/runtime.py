@@ -24,11 +24,14 @@ from ffsuper.messages import Completed, Ended, Failed, HandlerSettings, Outcome,
 
 # Of an exception's text, what is stored with the attempt.
 REASON_CHARACTERS = 2_000
+# The descriptor, for user code may have put something else in the place of sys.stderr.
+STDERR = 2
 
 
 def run(supervisor: socket.socket, modules: Sequence[str], python_path: Sequence[str]) -> int:
     """Serve until the supervisor closes the socket; return the exit code."""
-    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=False)
+    faulthandler.enable(STDERR, all_threads=True)
+    faulthandler.register(signal.SIGQUIT, STDERR, all_threads=True, chain=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     runtime = Runtime(supervisor)
     unfit = load_handlers(modules, python_path)

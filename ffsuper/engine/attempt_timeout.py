@@ -9,12 +9,18 @@ import trio
 from ffsuper.engine import timed
 from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.sweeps import Sweeps, expire_executions
 
 
 async def run(
-    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep until cancelled."""
     places = Places(sweeps, ["attempt_timeout"], partitions)
-    await timed.keep_sweeping(sweeps, timed.Sweep("attempt_timeout", places, expire_executions), interval_s, reports)
+    sweep = timed.Sweep("attempt_timeout", places, expire_executions)
+    await timed.keep_sweeping(sweeps, sweep, interval_s, reports, pulses)

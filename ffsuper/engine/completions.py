@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import trio
 
+from ffsuper.engine.pace import received
 from ffsuper.engine.settling import settle_all
 from ffsuper.messages import ExecutionId, SweepReport
 from ffsuper.sansio import partition
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.announcements import LISTENING
 from ffsuper.store.dependencies import Dependencies, work_out
 from ffsuper.store.outage import STORE_AWAY, Outage
@@ -30,28 +32,30 @@ GATHERED = 500
 async def run(
     dependencies: Dependencies,
     announced: trio.MemoryReceiveChannel[bytes],
-    sweeps: trio.MemorySendChannel[None],
+    ask: trio.MemorySendChannel[None],
     reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Work announcements off until their channel closes.
 
     Args:
-        sweeps: asks for a sweep over dependencies.
+        ask: for a sweep over dependencies.
     """
     outage = Outage(LOG)
-    async with announced, sweeps, reports:
-        async for first in announced:
+    async with announced, ask, reports, pulses.open(NAME) as pulse:
+        while (first := await received(announced, pulse)) is not None:
             messages = [first, *gathered(announced)]
             is_missed = LISTENING in messages
             try:
-                await work_off(dependencies, messages, reports)
+                await work_off(dependencies, messages, reports, pulse)
                 outage.over()
             except STORE_AWAY as error:
                 is_missed = True
-                await outage.wait(error)
+                with pulse.resting:
+                    await outage.wait(error)
             if is_missed:
                 with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                    sweeps.send_nowait(None)
+                    ask.send_nowait(None)
 
 
 def gathered(announced: trio.MemoryReceiveChannel[bytes]) -> list[bytes]:
@@ -64,7 +68,10 @@ def gathered(announced: trio.MemoryReceiveChannel[bytes]) -> list[bytes]:
 
 
 async def work_off(
-    dependencies: Dependencies, messages: Sequence[bytes], reports: trio.MemorySendChannel[SweepReport]
+    dependencies: Dependencies,
+    messages: Sequence[bytes],
+    reports: trio.MemorySendChannel[SweepReport],
+    pulse: Pulse,
 ) -> None:
     """Tell those that wait for what has ended.
 
@@ -75,7 +82,7 @@ async def work_off(
     if unreadable := read.count(None):
         await reports.send(SweepReport(NAME, {"unreadable": unreadable}))
     ended = dict.fromkeys(one for one in read if one is not None)
-    await settle_all(dependencies, NAME, work_out(list(ended)), reports)
+    await settle_all(dependencies, work_out(list(ended)), reports, pulse)
 
 
 def completion(message: bytes) -> ExecutionId | None:

@@ -9,6 +9,7 @@ import trio
 from ffsuper.engine import timed
 from ffsuper.engine.places import Places
 from ffsuper.messages import LaneId, SweepReport
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.sweeps import Sweeps, promote_delayed
 
 
@@ -18,7 +19,9 @@ async def run(
     lanes: Sequence[LaneId],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
     places = Places(sweeps, ["delayed"], partitions, lanes)
-    await timed.keep_sweeping(sweeps, timed.Sweep("delayed", places, promote_delayed), interval_s, reports)
+    sweep = timed.Sweep("delayed", places, promote_delayed)
+    await timed.keep_sweeping(sweeps, sweep, interval_s, reports, pulses)

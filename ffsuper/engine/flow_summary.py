@@ -6,23 +6,22 @@ index only when all have ended.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
+from ffsuper.engine.pace import keep_on
 from ffsuper.engine.places import Places
 from ffsuper.engine.settling import BATCH, report_failure
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.dependencies import Counted, Dependencies, Members
 from ffsuper.store.housekeeping import BEGIN
 from ffsuper.store.keys import FlowKeys
 from ffsuper.store.looks import Index
-from ffsuper.store.outage import STORE_AWAY, Outage
-
-LOG = logging.getLogger(__name__)
 
 NAME = "flow_summary"
 
@@ -32,35 +31,42 @@ async def run(
     partitions: Sequence[int],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Summarize all flows at every interval, until cancelled."""
-    outage = Outage(LOG)
     places = Places(dependencies, ["flow_index"], partitions)
-    async with reports:
-        while True:
-            try:
-                for index in await dependencies.present(await places.known()):
-                    await sweep(dependencies, index, reports)
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            outage.over()
-            await trio.sleep(interval_s)
+    async with reports, pulses.open(NAME) as pulse:
+        await keep_on(partial(sweep, dependencies, places, reports, pulse), interval_s, pulse)
 
 
-async def sweep(dependencies: Dependencies, index: Index, reports: trio.MemorySendChannel[SweepReport]) -> None:
+async def sweep(
+    dependencies: Dependencies, places: Places, reports: trio.MemorySendChannel[SweepReport], pulse: Pulse
+) -> None:
+    """Summarize all flows once."""
+    for index in await places.present(pulse):
+        await sweep_partition(dependencies, index, reports, pulse)
+
+
+async def sweep_partition(
+    dependencies: Dependencies, index: Index, reports: trio.MemorySendChannel[SweepReport], pulse: Pulse
+) -> None:
     """Summarize the flows of one partition."""
     page = await dependencies.flows(index, BEGIN)
+    pulse.beat()
     while isinstance(page, Members):
-        await summarize(dependencies, [FlowKeys(index.tag, flow_id) for flow_id in page.found], reports)
+        await summarize(dependencies, [FlowKeys(index.tag, flow_id) for flow_id in page.found], reports, pulse)
         if page.cursor == BEGIN:
             return
         page = await dependencies.flows(index, page.cursor)
+        pulse.beat()
     await report_failure(NAME, index.key, page, reports)
 
 
 async def summarize(
-    dependencies: Dependencies, flows: Sequence[FlowKeys], reports: trio.MemorySendChannel[SweepReport]
+    dependencies: Dependencies,
+    flows: Sequence[FlowKeys],
+    reports: trio.MemorySendChannel[SweepReport],
+    pulse: Pulse,
 ) -> None:
     """Count the members of some flows, and write what that comes to."""
     waiting, cursors, counts = list(flows), dict[FlowKeys, str](), dict[FlowKeys, Counter[str]]()
@@ -78,7 +84,9 @@ async def summarize(
             elif page.total:
                 counted[flow] = counts[flow]
         cursors = more
-        for flow, result in zip(counted, await dependencies.summarize(counted), strict=True):
+        results = await dependencies.summarize(counted)
+        pulse.beat()
+        for flow, result in zip(counted, results, strict=True):
             if isinstance(result, StoreError):
                 await report_failure(NAME, flow.core, result, reports)
             else:

@@ -9,12 +9,18 @@ import trio
 from ffsuper.engine import timed
 from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.sweeps import Sweeps, mark_expired
 
 
 async def run(
-    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep until cancelled."""
     places = Places(sweeps, ["lease_expiry"], partitions)
-    await timed.keep_sweeping(sweeps, timed.Sweep("lease_expiry", places, mark_expired), interval_s, reports)
+    sweep = timed.Sweep("lease_expiry", places, mark_expired)
+    await timed.keep_sweeping(sweeps, sweep, interval_s, reports, pulses)

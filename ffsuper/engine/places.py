@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.messages import LaneId
+from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.looks import Index, Looks, indexes
 
 LANES_AGE_S = 5.0
@@ -47,3 +48,15 @@ class Places:
             self._known = [index for name in self._names for index in indexes(name, self._partitions, lanes)]
             self._asked_at_s = trio.current_time()
         return self._known
+
+    async def present(self, pulse: Pulse) -> list[Index]:
+        """Return those that exist.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        known = await self.known()
+        pulse.beat()
+        found = await self._looks.present(known)
+        pulse.beat()
+        return found

@@ -6,17 +6,16 @@ that limit only a rate would grow for ever.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
+from ffsuper.engine.pace import keep_on
 from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.blocked import Blocked
-from ffsuper.store.outage import STORE_AWAY, Outage
-
-LOG = logging.getLogger(__name__)
 
 NAME = "quota_places"
 
@@ -26,18 +25,18 @@ async def run(
     partitions: Sequence[int],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep until cancelled."""
-    outage = Outage(LOG)
     places = Places(blocked, ["quota_policies"], partitions, family="q")
-    async with reports:
-        while True:
-            try:
-                for index in await blocked.present(await places.known()):
-                    given_back = await blocked.give_back(await blocked.quotas(index))
-                    await reports.send(SweepReport(NAME, {"given_back": given_back}))
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            outage.over()
-            await trio.sleep(interval_s)
+    async with reports, pulses.open(NAME) as pulse:
+        await keep_on(partial(sweep, blocked, places, reports, pulse), interval_s, pulse)
+
+
+async def sweep(blocked: Blocked, places: Places, reports: trio.MemorySendChannel[SweepReport], pulse: Pulse) -> None:
+    """Go through all quotas once."""
+    for index in await places.present(pulse):
+        quotas = await blocked.quotas(index)
+        pulse.beat()
+        given_back = await blocked.give_back(quotas, pulse.beat)
+        await reports.send(SweepReport(NAME, {"given_back": given_back}))

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from ffsuper.engine.pace import received
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulses
 
 LOG = logging.getLogger(__name__)
 
@@ -27,13 +29,13 @@ class Totals:
     late_ms: float = 0.0
 
 
-async def run(reports: trio.MemoryReceiveChannel[SweepReport]) -> None:
+async def run(reports: trio.MemoryReceiveChannel[SweepReport], pulses: Pulses) -> None:
     """Take reports until the channel closes."""
     totals: dict[str, Totals] = {}
     told_at_s: dict[tuple[str, str], float] = {}
     next_summary_s = trio.current_time() + SUMMARY_S
-    async with reports:
-        async for report in reports:
+    async with reports, pulses.open("reporter") as pulse:
+        while (report := await received(reports, pulse)) is not None:
             now_s = trio.current_time()
             if now_s >= next_summary_s:
                 summarize(totals)

@@ -7,22 +7,21 @@ retention, however many executions there are and however long they are kept.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import trio
 
+from ffsuper.engine.pace import keep_on
 from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId, SweepReport
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.retention import Ages
 from ffsuper.sansio.sweep import Marks
 from ffsuper.store.housekeeping import Housekeeping
 from ffsuper.store.looks import Index
-from ffsuper.store.outage import STORE_AWAY, Outage
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.sweeps import PAGE, Page
-
-LOG = logging.getLogger(__name__)
 
 NAME = "retention"
 # Pages in a batch: the server answers nobody else while it works one off.
@@ -39,23 +38,20 @@ async def run(
     lanes: Sequence[LaneId],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep these lanes, and all that workers have served, until cancelled."""
-    outage = Outage(LOG)
     places = Places(housekeeping, ["terminal"], partitions, lanes)
     ages = Ages[Index]()
     marks = Marks[tuple[Index, int]](FIRST_RETRY_S, WHOLE_PASS_S)
-    async with reports:
-        while True:
-            try:
-                present = await housekeeping.present(await places.known())
-                for age_ms in ages.of(present):
-                    await trim(housekeeping, ages.having(age_ms, present), age_ms, ages, marks, reports)
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            outage.over()
-            await trio.sleep(interval_s)
+    async with reports, pulses.open(NAME) as pulse:
+
+        async def sweep() -> None:
+            present = await places.present(pulse)
+            for age_ms in ages.of(present):
+                await trim(housekeeping, ages.having(age_ms, present), age_ms, ages, marks, reports, pulse)
+
+        await keep_on(sweep, interval_s, pulse)
 
 
 async def trim(
@@ -65,16 +61,20 @@ async def trim(
     ages: Ages[Index],
     marks: Marks[tuple[Index, int]],
     reports: trio.MemorySendChannel[SweepReport],
+    pulse: Pulse,
 ) -> None:
     """Look at all executions that have come to an age since the last time, and delete what is to be deleted."""
     now_s = trio.current_time()
     bounds = {index: marks.bound_ms((index, age_ms), now_s) for index in present}
     due = await housekeeping.due(bounds)
+    pulse.beat()
     left = [(index, bounds[index], 0) for index, first in due.first.items() if first.late_ms >= age_ms]
     held_up = set[Index]()
     while left:
         batch, left = left[:BATCH], left[BATCH:]
-        for (index, bound_ms, offset), page in zip(batch, await housekeeping.trim(batch, age_ms), strict=True):
+        pages = await housekeeping.trim(batch, age_ms)
+        pulse.beat()
+        for (index, bound_ms, offset), page in zip(batch, pages, strict=True):
             if isinstance(page, STORE_AWAY):
                 raise page
             until_ms = due.first[index].now_ms - age_ms

@@ -8,6 +8,7 @@ import trio
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.dependencies import Dependencies, Settled, Work
 from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import ElsewhereError
@@ -17,7 +18,7 @@ BATCH = 8
 
 
 async def settle_all(
-    dependencies: Dependencies, name: str, works: Sequence[Work], reports: trio.MemorySendChannel[SweepReport]
+    dependencies: Dependencies, works: Sequence[Work], reports: trio.MemorySendChannel[SweepReport], pulse: Pulse
 ) -> None:
     """Do some works and all that comes of them; this ends, for nothing is skipped twice.
 
@@ -27,13 +28,17 @@ async def settle_all(
     left = list(works)
     while left:
         batch, left = left[:BATCH], left[BATCH:]
-        for work, result in zip(batch, await dependencies.settle(batch), strict=True):
+        results = await dependencies.settle(batch)
+        pulse.beat()
+        for work, result in zip(batch, results, strict=True):
             if isinstance(result, Settled):
-                await reports.send(SweepReport(name, result.outcomes, result.failed, result.example, result.why))
+                await reports.send(
+                    SweepReport(pulse.name, result.outcomes, result.failed, result.example, result.why)
+                )
                 if result.left:
                     left.append(Work(work.key, result.left))
             else:
-                await report_failure(name, work.key, result, reports)
+                await report_failure(pulse.name, work.key, result, reports)
 
 
 async def report_failure(

@@ -9,14 +9,18 @@ import trio
 from ffsuper.engine import timed
 from ffsuper.engine.places import Places
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.sweeps import Sweeps, expire_suspensions
 
 
 async def run(
-    sweeps: Sweeps, partitions: Sequence[int], interval_s: float, reports: trio.MemorySendChannel[SweepReport]
+    sweeps: Sweeps,
+    partitions: Sequence[int],
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep until cancelled."""
     places = Places(sweeps, ["suspension_timeout"], partitions)
-    await timed.keep_sweeping(
-        sweeps, timed.Sweep("suspension_timeout", places, expire_suspensions), interval_s, reports
-    )
+    sweep = timed.Sweep("suspension_timeout", places, expire_suspensions)
+    await timed.keep_sweeping(sweeps, sweep, interval_s, reports, pulses)

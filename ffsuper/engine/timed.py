@@ -7,23 +7,23 @@ in one batch; an index with more is gone on with after the others have had their
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
+from ffsuper.engine.pace import keep_on
 from ffsuper.engine.places import Places
 from ffsuper.errors import StoreError
 from ffsuper.messages import SweepReport
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.sweep import Marks
 from ffsuper.store.looks import Index
-from ffsuper.store.outage import STORE_AWAY, Outage
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import ElsewhereError
 from ffsuper.store.sweeps import PAGE, Move, Page, Sweeps
-
-LOG = logging.getLogger(__name__)
 
 # Pages in a batch: the server answers nobody else while it works one off.
 BATCH = 8
@@ -43,20 +43,17 @@ class Sweep:
 
 
 async def keep_sweeping(
-    sweeps: Sweeps, sweep: Sweep, interval_s: float, reports: trio.MemorySendChannel[SweepReport]
+    sweeps: Sweeps,
+    sweep: Sweep,
+    interval_s: float,
+    reports: trio.MemorySendChannel[SweepReport],
+    pulses: Pulses,
 ) -> None:
     """Sweep at every interval, and when the next entry falls due, until cancelled."""
-    outage = Outage(LOG)
     marks = Marks[Index]()
-    async with reports:
-        while True:
-            try:
-                pause_s = await look_and_move(sweeps, sweep, marks, interval_s, reports)
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            outage.over()
-            await trio.sleep(pause_s)
+    async with reports, pulses.open(sweep.name) as pulse:
+        once = partial(look_and_move, sweeps, sweep, marks, interval_s, reports, pulse)
+        await keep_on(once, interval_s, pulse)
 
 
 async def look_and_move(
@@ -65,16 +62,19 @@ async def look_and_move(
     marks: Marks[Index],
     interval_s: float,
     reports: trio.MemorySendChannel[SweepReport],
+    pulse: Pulse,
 ) -> float:
     """Look once and move all that is due; return the time in seconds until the next look."""
     now_s = trio.current_time()
     bounds = {index: marks.bound_ms(index, now_s) for index in await sweep.places.known()}
+    pulse.beat()
     due = await sweeps.due(bounds)
+    pulse.beat()
     for index in due.damaged:
         await reports.send(SweepReport(sweep.name, failed=1, example=index.key, why="the key is no sorted set"))
     passes = [Pass(index, bounds[index], first.late_ms) for index, first in due.first.items() if first.late_ms >= 0]
     passes.sort(key=lambda one: -one.late_ms)
-    async for one in move_all(sweeps, sweep.name, sweep.move, list(passes), reports):
+    async for one in move_all(sweeps, sweep.move, list(passes), reports, pulse):
         marks.passed(one.index, one.bound_ms, due.first[one.index].now_ms, now_s, failed=one.failed)
     if passes:
         return max(AGAIN_S, IDLE_SHARE * (trio.current_time() - now_s))
@@ -82,17 +82,22 @@ async def look_and_move(
 
 
 async def move_all(
-    sweeps: Sweeps, name: str, move: Move, passes: list[Pass], reports: trio.MemorySendChannel[SweepReport]
+    sweeps: Sweeps,
+    move: Move,
+    passes: list[Pass],
+    reports: trio.MemorySendChannel[SweepReport],
+    pulse: Pulse,
 ) -> AsyncIterator[Pass]:
     """Move all that there is on the way through some indexes, and yield each pass that has come to its end."""
     while passes:
         batch, passes = passes[:BATCH], passes[BATCH:]
         results = await sweeps.move([move(one.index, one.bound_ms, one.offset) for one in batch])
+        pulse.beat()
         for one, result in zip(batch, results, strict=True):
             # What is on its way to another server of a cluster keeps nobody waiting.
             if isinstance(result, STORE_AWAY) and not isinstance(result, ElsewhereError):
                 raise result
-            await reports.send(reported(name, one, result))
+            await reports.send(reported(pulse.name, one, result))
             going_on = one.advanced(result)
             if going_on.is_over:
                 yield going_on

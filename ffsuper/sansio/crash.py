@@ -29,7 +29,7 @@ WHY_CHARACTERS = 500
 
 FATAL = "Fatal Python error: "
 FRAMES_FOLLOW = "(most recent call first):"
-THREAD = re.compile(r"(Current thread|Thread)(| 0x[0-9a-f]+ .*|'s C stack trace )$")
+THREAD = re.compile("(Current thread|Thread)( 0x[0-9a-f]+ |'s C stack trace )")
 INSIDE = ("  ", "<", "Extension modules: ")
 
 
@@ -92,7 +92,7 @@ def part_start(text: str) -> int | None:
         return 0
     if not text.endswith(FRAMES_FOLLOW):  # most lines do not, and need no search
         return None
-    begin = THREAD.search(text.removesuffix(FRAMES_FOLLOW))
+    begin = THREAD.search(text)
     return None if begin is None else begin.start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ffsuper.messages import Claim, LaneId, LeaseId
@@ -13,6 +14,7 @@ BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 # Lanes and kinds are the submitters' words; what is counted apart must not grow with them for ever.
 APART = 1_000
 OTHER = "(other)"
+NOTHING: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Durations:
 
 
 class Ledger:
-    """The executions of one worker.
+    """The executions of one worker, and the children that run them.
 
     Attributes:
         running: by lease.
@@ -58,6 +60,9 @@ class Ledger:
         finished: attempts that came to an outcome, by that: ``completed``, ``failed``, ``deferred``, ..., and
             ``lost`` for those whose lease ended first.
         durations: of attempts, whatever their outcome.
+        lost: leases that ended before the attempt, by why.
+        children: process ids of those that are there.
+        deaths: of children that nobody had asked to go, by cause.
     """
 
     def __init__(self) -> None:
@@ -65,6 +70,21 @@ class Ledger:
         self.begun: Counter[What] = Counter()
         self.finished: Counter[tuple[What, str]] = Counter()
         self.durations: dict[What, Durations] = {}
+        self.lost: Counter[str] = Counter()
+        self.children: set[int] = set()
+        self.deaths: Counter[str] = Counter()
+
+    def copy(self) -> Ledger:
+        """Return one that stays as this one is now."""
+        copy = Ledger()
+        copy.running = dict(self.running)
+        copy.begun = self.begun.copy()
+        copy.finished = self.finished.copy()
+        copy.durations = {what: Durations([*one.counts], one.sum_s) for what, one in self.durations.items()}
+        copy.lost = self.lost.copy()
+        copy.children = set(self.children)
+        copy.deaths = self.deaths.copy()
+        return copy
 
     def began(self, claim: Claim, child: int, now_s: float) -> None:
         """Note that an attempt begins, or goes on in another child."""
@@ -75,8 +95,24 @@ class Ledger:
         else:
             self.running[claim.lease.lease_id] = replace(known, child=child)
 
-    def ended(self, lease_id: LeaseId, outcome: str, now_s: float) -> None:
-        """Note what became of an attempt; one that had not begun counts nothing."""
+    def traceparent(self, lease_id: LeaseId) -> str:
+        """Return the trace context of an attempt, for its handler; empty where nothing is traced."""
+        return ""
+
+    def lease_ended(self, lease_id: LeaseId, code: str, *, by_order: bool) -> None:
+        """Note that a lease has ended before its attempt.
+
+        Args:
+            by_order: because the execution was ended, by a cancellation for instance.
+        """
+        self.lost[code] += 1
+
+    def ended(self, lease_id: LeaseId, outcome: str, now_s: float, why: Mapping[str, object] = NOTHING) -> None:
+        """Note what became of an attempt; one that had not begun counts nothing.
+
+        Args:
+            why: of a failure, its ``category`` and perhaps ``reason``.
+        """
         running = self.running.pop(lease_id, None)
         if running is None:
             return

@@ -72,7 +72,13 @@ class Pulses:
         self._all[pulse] = None
         return pulse
 
+    def silent_s(self) -> dict[str, float]:
+        """Return for how long actors of each name have done one thing, at most; the worst first."""
+        longest_s: dict[str, float] = {}
+        for silent_s, name in sorted(((pulse.silent_s(), pulse.name) for pulse in self._all), reverse=True):
+            longest_s.setdefault(name, silent_s)
+        return longest_s
+
     def stuck(self, limit_s: float) -> list[str]:
-        """Return the names of the actors that have done one thing for longer than that, the worst first, each once."""
-        silent = sorted(((pulse.silent_s(), pulse.name) for pulse in self._all), reverse=True)
-        return list(dict.fromkeys(name for silent_s, name in silent if silent_s > limit_s))
+        """Return the names of the actors that have done one thing for longer than that, the worst first."""
+        return [name for name, silent_s in self.silent_s().items() if silent_s > limit_s]

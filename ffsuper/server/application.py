@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ffsuper.errors import StoreError
+from ffsuper.metrics import CONTENT_TYPE
 from ffsuper.server import administration, answers, budgets, executions, flows, signals, streams, workers
 from ffsuper.server.guard import PUBLIC, Arrivals, Guard
-from ffsuper.server.metrics import CONTENT_TYPE
 from ffsuper.server.service import HttpError, Service, failure, service_of, told
 from ffsuper.store.replies import Call
 

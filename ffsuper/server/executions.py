@@ -185,10 +185,10 @@ async def replay(execution_id: str, service: Served) -> JSONResponse:
     known = path_id(execution_id)
     record = await service.record(known)
     edges: list[str] = []
-    if record.get("terminal_outcome") == "skipped" and record.get("flow_id"):
+    if operations.is_skipped_member(record):
         edges = await service.run(operations.read_incoming(known, record["flow_id"]))
-    open_edges = await service.run(operations.replay(known, record, edges))
-    return JSONResponse({"Replayed": {"public_state": "waiting_children" if open_edges else "waiting"}})
+    public_state = await service.run(operations.replay(known, record, edges))
+    return JSONResponse({"Replayed": {"public_state": public_state}})
 
 
 @router.post("/{execution_id}/revoke-lease", responses={200: {"model": answers.REVOKED}, **answers.NOT_FOUND})

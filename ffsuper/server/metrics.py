@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+from ffsuper.metrics import PROCESS
+
 # A grant takes a few milliseconds, a long poll up to half a minute.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
@@ -23,6 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        registry.register(PROCESS)
         self.requests = Counter(
             "ffsuper_http_requests", "Requests answered.", ["method", "route", "status"], registry=registry
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -56,6 +56,10 @@ class Released:
     used: Mapping[str, int]
 
 
+def silent() -> None:
+    """Tell nobody that something goes on."""
+
+
 class Blocked(Looks):
     """What the unblock sweep does in the store."""
 
@@ -71,20 +75,25 @@ class Blocked(Looks):
         """Let those executions of pages go that wait for one of the causes, each cause so many at most."""
         return await self._connection.try_all([release_page(*place) for place in places])
 
-    async def live_capabilities(self) -> set[str]:
+    async def live_capabilities(self, beat: Callable[[], None] = silent) -> set[str]:
         """Return the capability lists of all workers that live, comma-separated, each once.
 
         A worker of ours lives as long as its alive key. Workers of other makers do not renew theirs; they count as
         long as they are advertised.
+
+        Args:
+            beat: told again and again that this goes on; the calls to the store can be many.
         """
         read_all = [members(keys.WORKERS), members(keys.OWN_WORKERS)]
         advertised, own = await self._connection.run_all(read_all)
+        beat()
         workers = sorted(advertised)
         found: set[str] = set()
         for start in range(0, len(workers), BATCH // 2):
             batch = workers[start : start + BATCH // 2]
             lists = await self._connection.run_all([read_text(keys.worker_capabilities(one)) for one in batch])
             alive = await self._connection.run_all([exists(keys.worker_alive(one)) for one in batch])
+            beat()
             judged = zip(batch, lists, alive, strict=True)
             found |= {text for one, text, lives in judged if text and (lives or one not in own)}
         return found
@@ -111,13 +120,16 @@ class Blocked(Looks):
         except ValueError:
             return None
 
-    async def quota_room(self, ids: Collection[str]) -> dict[str, int | None]:
+    async def quota_room(self, ids: Collection[str], beat: Callable[[], None] = silent) -> dict[str, int | None]:
         """Return for how many executions each quota has room now; None without end, and for what is no quota's id.
 
         Places of executions that do not run any more are given back first.
+
+        Args:
+            beat: see ``live_capabilities``.
         """
         known = {text: at for text in ids if (at := self._quota_keys(text)) is not None}
-        await self.give_back(list(known.values()))
+        await self.give_back(list(known.values()), beat)
         found: list[float | None] = await self._read([read_quota_room(at) for at in known.values()])
         rooms = {text: 0 if room is None else room for text, room in zip(known, found, strict=True)}
         return {text: None if (room := rooms.get(text, math.inf)) == math.inf else int(room) for text in ids}
@@ -127,8 +139,11 @@ class Blocked(Looks):
         (found,) = await self._read([members(policies.key)])
         return [at for text in sorted(found or ()) if (at := self._quota_keys(text)) is not None]
 
-    async def give_back(self, quotas: Sequence[QuotaKeys]) -> int:
+    async def give_back(self, quotas: Sequence[QuotaKeys], beat: Callable[[], None] = silent) -> int:
         """Give the places of executions back that neither run nor are granted to anybody; tell how many.
+
+        Args:
+            beat: see ``live_capabilities``.
 
         Raises:
             StoreError: the store is away.
@@ -138,17 +153,19 @@ class Blocked(Looks):
             while waiting and len(cursors) < QUOTAS_AT_ONCE:
                 cursors[waiting.pop()] = b"0"
             pages = await self._read([admitted_page(at, cursor) for at, cursor in cursors.items()])
+            beat()
             admitted = [(at, one) for at, page in zip(cursors, pages, strict=True) if page for one in page[1]]
-            given_back += await self._give_back(admitted)
+            given_back += await self._give_back(admitted, beat)
             cursors = {at: page[0] for at, page in zip(cursors, pages, strict=True) if page and page[0] != b"0"}
         return given_back
 
-    async def _give_back(self, admitted: Sequence[tuple[QuotaKeys, ExecutionId]]) -> int:
+    async def _give_back(self, admitted: Sequence[tuple[QuotaKeys, ExecutionId]], beat: Callable[[], None]) -> int:
         # The stamp first: an admission that comes after it keeps its place. The grant before the state: it is taken
         # away in the moment in which the execution becomes active.
         stamps = await self._read([read_stamp(*one) for one in admitted])
         known = [one for _, one in admitted if keys.is_execution_id(one)]
         held = await self._read([call for one in known for call in (is_granted(one), is_active(one))])
+        beat()
         idle = {one for one, *is_held in zip(known, held[::2], held[1::2], strict=True) if is_held == [False, False]}
         idle |= {one for _, one in admitted} - set(known)
         calls = [

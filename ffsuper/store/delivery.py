@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ffsuper.errors import LeaseLostError, StoreError
 from ffsuper.messages import Claim, Failed, Outcome, ReceivedSignal
@@ -25,10 +26,12 @@ class Delivered:
         outcome: its name for logs and metrics; ``refused`` when the lease was not ours any more.
         signals: of a suspension whose signals have come already: the attempt goes on under its lease with these.
             Otherwise None.
+        why: of a failure, what the log says of it.
     """
 
     outcome: str
     signals: tuple[ReceivedSignal, ...] | None = None
+    why: Mapping[str, object] = field(default_factory=dict)
 
 
 async def deliver(
@@ -63,13 +66,13 @@ async def deliver(
         except StoreError as error:
             LOG.error("outcome not stored", extra={**told(claim), "error": error, "outcome": named(outcome)})
             if isinstance(outcome, Failed) and not outcome.retryable:
-                return Delivered("undeliverable")
+                return Delivered("undeliverable", why=why(outcome))
             outcome = Failed(f"the outcome could not be stored: {error}", "result", retryable=False)
         else:
             break
     outage.over()
     LOG.info("finished", extra={**told(claim), "outcome": named(outcome), **why(outcome)})
-    return Delivered(named(outcome), signals)
+    return Delivered(named(outcome), signals, why(outcome))
 
 
 def named(outcome: Outcome) -> str:

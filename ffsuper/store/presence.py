@@ -19,15 +19,15 @@ DEFAULT_COUNTS = PartitionCounts()
 
 
 class Presence:
-    """What the presence actor does in the store."""
+    """What the presence actor does in the store, for one instance."""
 
     def __init__(self, connection: Connection, instance_id: str) -> None:
+        self.instance_id = instance_id
         self._connection = connection
         self._alive = keys.worker_alive(instance_id)
         self._capabilities = keys.worker_capabilities(instance_id)
         self._status = keys.worker_status(instance_id)
         self._order = keys.worker_order(instance_id)
-        self._instance_id = instance_id
 
     async def take_alive(self, holder: bytes, ttl_ms: int) -> bytes | None:
         """Take the alive key if nobody holds it.
@@ -68,12 +68,12 @@ class Presence:
         """
         if lanes:
             await self._connection.run(done("SADD", keys.LANES, *lanes))
-        await self._connection.run(done("SADD", keys.OWN_WORKERS, self._instance_id))
+        await self._connection.run(done("SADD", keys.OWN_WORKERS, self.instance_id))
         if not capabilities:
             await self._withdraw_capabilities()
             return
         await self._connection.run(done("SET", self._capabilities, capabilities))
-        await self._connection.run(done("SADD", keys.WORKERS, self._instance_id))
+        await self._connection.run(done("SADD", keys.WORKERS, self.instance_id))
 
     async def tell(self, status: str, ttl_ms: int) -> None:
         """Say how the worker stands, for those who look at it; JSON, as ``Standing.report`` has it."""
@@ -94,13 +94,13 @@ class Presence:
     async def withdraw(self) -> None:
         """Take back what was advertised, told and ordered."""
         await self._withdraw_capabilities()
-        await self._connection.run(done("SREM", keys.OWN_WORKERS, self._instance_id))
+        await self._connection.run(done("SREM", keys.OWN_WORKERS, self.instance_id))
         await self._connection.run(done("DEL", self._status))
         await self._connection.run(done("DEL", self._order))
 
     async def _withdraw_capabilities(self) -> None:
         await self._connection.run(done("DEL", self._capabilities))
-        await self._connection.run(done("SREM", keys.WORKERS, self._instance_id))
+        await self._connection.run(done("SREM", keys.WORKERS, self.instance_id))
 
 
 def done(*command: str) -> Call[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Call, Part, Status, fcall, text_fields
 
+# The tags of W3C trace context are called as its headers are; beside this one there may be ``tracestate``.
+TRACEPARENT = "traceparent"
 DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
 
 
@@ -86,10 +89,24 @@ def create_args(submission: Submission) -> tuple[Part, ...]:
         *(submission.priority, submission.creator, json.dumps(dict(submission.policy)), submission.payload),
         "" if submission.delay_until_ms is None else submission.delay_until_ms,
         DEDUP_TTL_MS if submission.idempotency_key else "",
-        json.dumps(dict(submission.tags)),
+        json.dumps(traced_tags(submission.tags)),
         "" if submission.deadline_ms is None else submission.deadline_ms,
         ExecutionKeys.of(submission.execution_id).tag[4:-1],
     )
+
+
+def traced_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags, and with them the trace context of the caller's span, unless that is among them already.
+
+    Who does not use OpenTelemetry has not imported it, and nor is it then here.
+    """
+    if "opentelemetry.trace" not in sys.modules or TRACEPARENT in tags:
+        return dict(tags)
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return {**tags, **carrier}
 
 
 def read_core(execution_id: ExecutionId) -> Call[dict[str, str]]:

@@ -32,7 +32,7 @@ async def test_a_death_is_told_with_its_cause_and_the_last_words(
         assert await ask(child, "die", how) is None
         death = await child.wait_dead()
         assert (death.exit_code, death.signal) == (exit_code, by_signal)
-        assert "last words" in death.last_output
+        assert "last words" in [line.text for line in death.last_output]
         assert death.peak_memory_bytes > 1_000_000
         assert child.is_dead
 
@@ -99,7 +99,7 @@ async def test_stacks_can_be_dumped_even_while_the_interpreter_is_held() -> None
         child.dump_stacks()
         child.kill()
         death = await child.wait_dead()
-        assert any("hold_gil" in line for line in death.last_output) or death.signal == signal.SIGKILL
+        assert any("hold_gil" in line.text for line in death.stack_dump) or death.signal == signal.SIGKILL
 
 
 async def test_a_stopped_child_can_be_killed() -> None:

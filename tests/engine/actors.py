@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from ffsuper.messages import SweepReport
+from tests.fakes import pulses
 
 Run = Callable[..., Awaitable[None]]
 
@@ -20,7 +21,7 @@ async def reports_of(run: Run, *what: Any) -> AsyncIterator[Reports]:
     send, receive = trio.open_memory_channel[SweepReport](10_000)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(run, *what, send))
+            nursery.start_soon(partial(run, *what, send, pulses()))
             yield Reports(receive)
             nursery.cancel_scope.cancel()
 

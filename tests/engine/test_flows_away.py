@@ -15,7 +15,7 @@ from ffsuper.store.dependencies import Counted, Dependencies, Members, Settled, 
 from ffsuper.store.keys import FlowKeys
 from ffsuper.store.looks import Index
 from tests.engine.actors import reports_of
-from tests.fakes import LANE
+from tests.fakes import LANE, pulses
 
 ENDED = ExecutionId("{fp:1}:6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 MESSAGE = b'{"execution_id": "%s"}' % ENDED.encode()
@@ -107,7 +107,7 @@ async def test_the_actor_for_completions_ends_with_its_announcements(autojump_cl
     ask, asked = trio.open_memory_channel[None](1)
     reports, received = trio.open_memory_channel[SweepReport](0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(completions.run, FakeDependencies(), announced, ask, reports)
+        nursery.start_soon(completions.run, FakeDependencies(), announced, ask, reports, pulses())
         await send.aclose()
     for channel in (asked, received):
         try:

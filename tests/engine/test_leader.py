@@ -9,7 +9,7 @@ import trio.lowlevel
 import trio.testing
 
 from ffsuper.engine import leader
-from tests.fakes import HOUR_S, FakeStore
+from tests.fakes import HOUR_S, FakeStore, pulses
 
 TTL_MS = 3_000
 TTL_S = TTL_MS / 1000
@@ -17,10 +17,11 @@ TTL_S = TTL_MS / 1000
 
 @dataclass
 class Engine:
-    """One engine; ``spans`` are the times at which it swept: from, until."""
+    """One engine; ``spans`` are the times at which it swept: from, until; ``said`` is what it said of itself."""
 
     name: str
     spans: list[list[float]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     async def sweep(self) -> None:
         self.spans.append([trio.current_time()])
@@ -34,7 +35,16 @@ class Engine:
 async def leading(store: FakeStore, engine: Engine) -> AsyncIterator[trio.CancelScope]:
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(leader.run, store.leadership, engine.name, TTL_MS, engine.sweep, trio.current_time)
+            what = (
+                store.leadership,
+                engine.name,
+                TTL_MS,
+                engine.sweep,
+                trio.current_time,
+                pulses(),
+                engine.said.append,
+            )
+            nursery.start_soon(leader.run, *what)
             yield nursery.cancel_scope
             nursery.cancel_scope.cancel()
 
@@ -61,6 +71,7 @@ async def test_one_that_ends_gives_the_lead_up_and_the_next_has_it_at_its_next_l
     async with leading(store, second):
         await trio.sleep(TTL_S)
     assert len(second.spans) == 1
+    assert (first.said[-1], set(second.said)) == ("leads, term 1", {"stands by; the leader is one", "leads, term 2"})
     assert store.leadership.term == 2
 
 
@@ -83,6 +94,7 @@ async def test_one_that_cannot_reach_the_store_stops_before_its_lead_is_over_and
         await trio.sleep(10 * TTL_S)
         ((_, until_s),) = engine.spans
         assert until_s < TTL_S
+        assert engine.said[-1] == "waits for the store"
         store.away = False
         await trio.sleep(TTL_S)
         assert len(engine.spans) == 2

@@ -10,7 +10,7 @@ import trio.testing
 
 from ffsuper.engine import reporter
 from ffsuper.messages import SweepReport
-from tests.fakes import HOUR_S
+from tests.fakes import HOUR_S, pulses
 
 
 @asynccontextmanager
@@ -18,7 +18,7 @@ async def reporting() -> AsyncIterator[trio.MemorySendChannel[SweepReport]]:
     send, receive = trio.open_memory_channel[SweepReport](0)
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(reporter.run, receive)
+            nursery.start_soon(reporter.run, receive, pulses())
             async with send:
                 yield send
 

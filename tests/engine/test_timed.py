@@ -13,7 +13,7 @@ from ffsuper.engine import delayed, lease_expiry, places
 from ffsuper.messages import LaneId, SweepReport
 from ffsuper.store.looks import Index
 from ffsuper.store.sweeps import PAGE
-from tests.fakes import HOUR_S, LANE, FakeStore, Record, candidate
+from tests.fakes import HOUR_S, LANE, FakeStore, Record, candidate, pulses
 
 INTERVAL_S = 1.0
 PARTITIONS = range(4)
@@ -22,11 +22,11 @@ Start = Callable[[trio.Nursery, FakeStore, trio.MemorySendChannel[SweepReport]],
 
 
 def promoting(nursery: trio.Nursery, store: FakeStore, reports: trio.MemorySendChannel[SweepReport]) -> None:
-    nursery.start_soon(delayed.run, store.sweeps, PARTITIONS, [LANE], INTERVAL_S, reports)
+    nursery.start_soon(delayed.run, store.sweeps, PARTITIONS, [LANE], INTERVAL_S, reports, pulses())
 
 
 def expiring(nursery: trio.Nursery, store: FakeStore, reports: trio.MemorySendChannel[SweepReport]) -> None:
-    nursery.start_soon(lease_expiry.run, store.sweeps, PARTITIONS, INTERVAL_S, reports)
+    nursery.start_soon(lease_expiry.run, store.sweeps, PARTITIONS, INTERVAL_S, reports, pulses())
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from ffsuper.store import keys
 from ffsuper.store.blocked import PAGE, Blocked
 from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import BudgetKeys, ExecutionKeys, QuotaKeys
-from tests.fakes import LANE
+from tests.fakes import LANE, pulses
 
 COUNTS = PartitionCounts()
 BUDGET, OTHER_BUDGET, QUOTA = (str(uuid.UUID(int=number, version=4)) for number in (1, 2, 3))
@@ -65,7 +65,7 @@ async def reports_of_a_sweep(settings: StoreConfig) -> AsyncIterator[trio.Memory
     with trio.fail_after(30):
         async with open_connection(settings, "sweeps") as connection, trio.open_nursery() as nursery:
             blocked = Blocked(connection, COUNTS)
-            nursery.start_soon(unblock.run, blocked, range(COUNTS.flow), [LANE], 0.01, send)
+            nursery.start_soon(unblock.run, blocked, range(COUNTS.flow), [LANE], 0.01, send, pulses())
             yield receive
             nursery.cancel_scope.cancel()
 

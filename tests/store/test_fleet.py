@@ -191,7 +191,6 @@ def test_a_look_at_a_fleet_waits_for_no_replica() -> None:
         announce("channel", "*"),
         read_load(),
         read_engine(),
-        read_time_ms(),
         read_lease_end(EXECUTION),
     ]
     assert {str(call.command[0]) for call in calls} <= READS

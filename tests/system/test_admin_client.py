@@ -412,6 +412,9 @@ def test_the_command_line_does_over_http_what_it_does_with_a_store(
     assert (code, out) == (Exit.OK, f"{execution} cancelled")
     code, _, err = run(capsys, "result", execution, *over_http)
     assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled: cancelled by operator")
+    assert run(capsys, "replay", execution, *over_http)[:2] == (Exit.OK, f"{execution} waiting")
+    code, _, err = run(capsys, "replay", execution, *over_http)
+    assert (code, "execution_not_terminal" in err, "it has not ended yet" in err) == (Exit.INPUT, True, True)
 
 
 def test_the_command_line_waits_signals_and_tails_over_http(
@@ -454,7 +457,9 @@ def test_an_execution_that_is_not_there_is_told_over_http(
     over_http: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, "show", UNKNOWN, *over_http)
-    assert (code, err) == (Exit.NOT_FOUND, f"ffsuper: show: execution_not_found ({UNKNOWN})")
+    what, then = err.splitlines()
+    assert (code, what) == (Exit.NOT_FOUND, f"ffsuper: show: execution_not_found ({UNKNOWN})")
+    assert "it was never submitted here" in then
 
 
 @pytest.mark.parametrize("subcommand", ["list", "signal"])

@@ -163,7 +163,7 @@ def test_a_worker_with_an_actor_that_is_stuck_stops_saying_that_it_is_alive(
     client.submit("echo", b"")
     eventually(lambda: alive(store, "same") is None, "the end of the alive key")
     if function != "tally":
-        assert worker.wait_for("stuck: no longer saying that this worker is alive")["actors"] == actor
+        worker.wait_for("actor stuck", actor=actor)
         systemd.wait_for("STATUS", f"Stuck: {actor}")
     systemd.drain()
     time.sleep(0.5)

@@ -54,6 +54,9 @@ unknown_kind = "{unknown_kind}"
 source = "{source}"
 server_url = "{server_url}"
 
+[status]
+listen = "{status}"
+
 [server]
 listen = "{listen}"
 stream_operations = {stream_operations}
@@ -111,11 +114,18 @@ class Worker:
 
 @dataclass
 class Workers:
-    """Starts workers, and leaves none behind."""
+    """Starts workers, and leaves none behind.
+
+    Attributes:
+        environment: variables of those that are started from now on, besides ours.
+        program: what Python runs; the arguments follow.
+    """
 
     folder: Path
     url: str
     settings: dict[str, object] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "ffsuper")
     started: list[Worker] = field(default_factory=list)
 
     def start(self, name: str = "worker-1", **settings: object) -> Worker:
@@ -159,6 +169,7 @@ class Workers:
             "unknown_kind": "leave",
             "source": "direct",
             "server_url": "",
+            "status": "auto",
             "listen": "127.0.0.1:9090",
             "stream_operations": 64,
             "engine": "true",
@@ -173,9 +184,9 @@ class Workers:
         log_path = self.folder / f"{name}-{len(self.started)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ffsuper", *subcommand, "--config", str(toml)],
+                [sys.executable, *self.program, *subcommand, "--config", str(toml)],
                 stderr=log,
-                env=os.environ | {"PYTHONWARNINGS": "default"},
+                env=os.environ | {"PYTHONWARNINGS": "default"} | self.environment,
             )
         self.started.append(Worker(process, log_path))
         return self.started[-1]

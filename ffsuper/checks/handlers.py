@@ -1,0 +1,29 @@
+"""The handlers, loaded by a child as the worker has them loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ffsuper.checks.finding import Finding, problem
+from ffsuper.child.nest import check_handlers
+from ffsuper.child.process import Child, open_fork_server
+from ffsuper.config import Config
+from ffsuper.errors import ChildError
+from ffsuper.line import fork_server_settings
+
+
+async def look(config: Config) -> tuple[Sequence[str], Sequence[Finding]]:
+    """Return the kinds that the handlers are for, and what is wrong with them."""
+    async with open_fork_server(fork_server_settings(config), ignore) as server:
+        try:
+            child = await server.spawn()
+            kinds = list(child.handlers)
+            check_handlers(child, config.children)
+        except ChildError as error:
+            return [], [problem(f"[worker] handlers: {error}", type(error))]
+        await child.aclose()
+    return kinds, []
+
+
+def ignore(child: Child, stream: str, line: str) -> None:
+    """Take no notice of what modules print when they are imported."""
