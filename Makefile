@@ -26,7 +26,7 @@ bench:
 # The man page, from the help of the subcommands: build/man/ffsuper.1.
 man:
 	@.ci/prepare dev
-	@.venv/bin/python -m ffsuper.man_page build/man/ffsuper.1
+	@.venv/bin/python -m ffsuper.commands.man_page build/man/ffsuper.1
 
 clean:
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,12 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ffsuper"
 
-COMMAND_LINE = ("cli", "arguments", "parsing", "examples", "completion", "man_page", "commands", "checking")
-WATCHING = ("watching", "top", "overview", "screen", "tables")
 # From the top; a module may import what stands below its own line, and what its line allows beside it.
 LAYERS = (
-    (*COMMAND_LINE, *WATCHING, "demo", "dev", "__main__", "testing"),
-    ("checks",),
+    ("cli", "commands", "demo", "__main__", "testing"),
     ("supervisor", "server_supervisor"),
     ("line", "engine_supervisor"),
     ("actors", "engine", "server"),
@@ -29,13 +26,13 @@ LAYERS = (
     ("config_converter",),
     ("config",),
     ("config_rules",),
-    ("errors", "colour"),
+    ("errors",),
 )
 # Within these, modules may import one another ...
-TOGETHER = {"demo", "checks", "store", "child", "sansio", "channels", "engine", "server", "admin"}
+TOGETHER = {"commands", "demo", "store", "child", "sansio", "channels", "engine", "server", "admin"}
 # ... and these each other.
 BESIDE: tuple[set[str], ...] = (
-    {*COMMAND_LINE, *WATCHING, "demo", "dev", "__main__"},
+    {"cli", "commands", "demo", "__main__"},
     {"client", "flows", "fleet"},
 )
 # What the children load before any user code asks for more.

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from ffsuper import commands
 from ffsuper.cli import Exit, main
+from ffsuper.commands import executions
 from ffsuper.errors import OutcomeUnknownError
 from ffsuper.messages import ExecutionId
 from ffsuper.store.keys import ExecutionKeys
@@ -187,7 +187,7 @@ def test_an_answer_that_was_lost_is_told_with_what_to_do(
     def lose(_: object) -> bool:
         raise OutcomeUnknownError("the store's answer was lost: timeout")
 
-    monkeypatch.setattr(commands, "replay", lose)
+    monkeypatch.setattr(executions, "replay", lose)
     code, _, err = run(capsys, "replay", UNKNOWN)
     assert (code, err.splitlines()) == (
         Exit.STORE_UNAVAILABLE,

@@ -22,7 +22,9 @@ Output = list[tuple[int, str, str]]
 async def serving(settings: ForkServerSettings = SETTINGS, output: Output | None = None) -> AsyncIterator[ForkServer]:
     lines: Output = [] if output is None else output
     with trio.fail_after(LIMIT_S):
-        async with open_fork_server(settings, lambda child, stream, line: lines.append((child.pid, stream, line))) as server:
+        async with open_fork_server(
+            settings, lambda child, stream, line: lines.append((child.pid, stream, line))
+        ) as server:
             yield server
 
 

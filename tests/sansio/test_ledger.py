@@ -53,6 +53,23 @@ def test_durations_go_into_the_bucket_that_they_fit_in() -> None:
     assert ledger.durations[JOB].sum_s == BOUNDS_S[0] + 0.2 + BOUNDS_S[-1] + 1
 
 
+def test_a_copy_stays_as_it_was() -> None:
+    ledger = Ledger()
+    for number in (1, 2):
+        ledger.began(claim(number), 77, 0.0)
+    ledger.ended(LeaseId("lease-1"), "completed", 1.0)
+    ledger.lost["lease_expired"] = ledger.deaths["exit"] = 1
+    ledger.children.add(77)
+    copy = ledger.copy()
+    ledger.ended(LeaseId("lease-2"), "completed", 1.0)
+    ledger.began(claim(3), 77, 0.0)
+    ledger.lost["lease_expired"] = ledger.deaths["exit"] = 2
+    ledger.children.clear()
+    assert (list(copy.running), copy.begun[JOB], copy.finished[JOB, "completed"]) == ([LeaseId("lease-2")], 2, 1)
+    assert (sum(copy.durations[JOB].counts), copy.durations[JOB].sum_s) == (1, 1.0)
+    assert (copy.lost["lease_expired"], copy.deaths["exit"], copy.children) == (1, 1, {77})
+
+
 def test_more_kinds_than_are_counted_apart_are_counted_together() -> None:
     ledger = Ledger()
     for number in range(APART + 5):

@@ -63,6 +63,16 @@ def test_the_one_that_is_stuck_for_longest_is_named_first(clock: Clock) -> None:
     assert pulses.stuck(30) == ["scanner", "claimer"]
 
 
+def test_of_several_actors_of_one_name_the_most_silent_counts(clock: Clock) -> None:
+    pulses = Pulses(clock)
+    with pulses.open("scanner").resting:
+        pulses.open("claimer")
+        clock.now_s += 5
+        pulses.open("claimer")
+        clock.now_s += 1
+        assert list(pulses.silent_s().items()) == [("claimer", 6.0), ("scanner", 0.0)]
+
+
 async def test_an_actor_that_has_ended_is_forgotten(clock: Clock) -> None:
     pulses = Pulses(clock)
     async with pulses.open("claimer"):

@@ -32,12 +32,14 @@ sys.exit(main())
 """
 # Where the program's library is; needed where Python was not built for its place.
 LIBRARIES = "/opt/ffsuper/python/lib"
-# In every unit: what an installation in /opt/ffsuper would have found by itself.
+# In every unit: what an installation in /opt/ffsuper would have found by itself; and how it ended, which systemd soon
+# forgets of a unit that nothing refers to.
 INSTALLED = f"""\
 [Service]
 Environment=PYTHONPATH=/opt/ffsuper/checkout:/opt/ffsuper/packages LD_LIBRARY_PATH={LIBRARIES}
 StandardOutput=append:/run/logs/%n
 StandardError=append:/run/logs/%n
+ExecStopPost=/bin/sh -c 'echo ended: $SERVICE_RESULT, $EXIT_CODE $EXIT_STATUS'
 """
 # What the units ask for, and would start the rest of a system. Without sysinit.target nothing starts.
 TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
@@ -74,6 +76,7 @@ mount --rbind opt /opt
 mount --rbind run /run
 mount --rbind var /var/lib
 mount --bind tmp /tmp
+mount --make-rshared /
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=ffsuper-test \\
   SYSTEMD_UNIT_PATH=/etc/systemd/system {manager} --system --unit=basic.target --show-status=no --log-target=null
 """
@@ -90,7 +93,6 @@ class Machine:
     Attributes:
         init: its process 1, as it is known outside.
         logs: what its units print, by the unit's name.
-        etc: its /etc/ffsuper; changes are seen inside only if made with ``write``.
     """
 
     init: int
@@ -141,6 +143,10 @@ class Machine:
         group = self.shown(unit, "ControlGroup")
         done = self.attempt("cat", f"/sys/fs/cgroup{group}/cgroup.procs")
         return set(done.stdout.split()) if group else set()
+
+    def endings(self, unit: str) -> list[str]:
+        """Return how each run of a unit has ended, oldest first: systemd's result, and how its main process ended."""
+        return re.findall("^ended: (.*)$", (self.logs / f"{unit}.service").read_text(), re.MULTILINE)
 
     def diagnosis(self) -> str:
         """Return what the units have logged last, for a failed test."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from ffsuper.cli import Exit
 from ffsuper.client import Client
@@ -25,7 +26,12 @@ url = "unix:///run/store/redis.sock"
 count = 2
 environment = {{ LD_LIBRARY_PATH = "{LIBRARIES}" }}
 """
-SUBMIT_S = 60.0
+
+FILES = {
+    "worker.toml": WORKER_TOML,
+    "a.toml": WORKER_TOML,
+    "b.toml": WORKER_TOML.replace("[store]", '[store]\nusername = "b"'),
+}
 
 
 @pytest.fixture
@@ -41,24 +47,13 @@ def store_url(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(store_url: str) -> Iterator[Client]:
-    with Client(store_url) as client:
-        yield client
-
-
-@pytest.fixture
 def machine(folder: Path, store_url: str) -> Iterator[Machine]:
     """Boot a machine on which ffsuper is installed."""
     try:
-        with booted(folder, {"ffsuper/worker.toml": WORKER_TOML, "ffsuper/a.toml": WORKER_TOML}) as machine:
+        with booted(folder, {f"ffsuper/{name}": text for name, text in FILES.items()}) as machine:
             yield machine
     except NoMachineError as error:
         pytest.skip(f"no systemd can be booted here: {error}")
-
-
-def kept_folder(instance: str = "") -> str:
-    """Return a job that says where its handler may write."""
-    return f"/var/lib/ffsuper{instance}"
 
 
 def test_the_worker_is_active_when_it_can_work_and_says_how_it_stands(machine: Machine, client: Client) -> None:
@@ -74,11 +69,12 @@ def test_the_worker_is_active_when_it_can_work_and_says_how_it_stands(machine: M
 
 def test_children_see_nothing_of_what_systemd_gives_to_the_worker(machine: Machine) -> None:
     machine.run("systemctl", "start", "ffsuper")
+    eventually(lambda: len(machine.processes("ffsuper")) == 4, "worker, fork server and two children")
     children = machine.processes("ffsuper") - {machine.shown("ffsuper", "MainPID")}
-    seen = [machine.run("cat", f"/proc/{pid}/environ").split("\0") for pid in children]
-    assert len(seen) == 3  # with the fork server
-    assert all("\nHOME=/var/lib/ffsuper\n" in f"\n{one}\n" for one in seen)
-    assert not [one for one in seen for name in ("NOTIFY_", "WATCHDOG_", "CREDENTIALS_", "SYSTEMD_") if name in one]
+    for variables in (machine.run("cat", f"/proc/{pid}/environ").split("\0") for pid in children):
+        names = {variable.partition("=")[0] for variable in variables} - {""}
+        assert names == {"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH"}
+        assert "HOME=/var/lib/ffsuper" in variables
 
 
 def test_a_reload_takes_the_new_configuration_without_a_restart(machine: Machine) -> None:
@@ -99,7 +95,7 @@ def test_a_drain_is_told_and_gets_more_time_than_the_unit_gives(machine: Machine
     machine.run("systemctl", "stop", "--no-block", "ffsuper")
     machine.wait_until("ffsuper", "StatusText", "Draining: 1 still running, .*")
     assert machine.wait_until("ffsuper", "ActiveState", "inactive|failed") == "inactive"
-    assert machine.shown("ffsuper", "ExecMainStatus") == str(int(Exit.OK))
+    assert machine.endings("ffsuper") == [f"success, exited {Exit.OK}"]
     assert client.state(execution) == "completed"
 
 
@@ -109,8 +105,8 @@ def test_work_that_is_handed_back_is_no_failure(machine: Machine, client: Client
     execution = client.submit("work", {"folder": "/var/lib/ffsuper", "seconds": 3600})
     eventually(lambda: client.state(execution) == "active", "the execution to run")
     machine.run("systemctl", "stop", "ffsuper")
-    assert machine.shown("ffsuper", "ExecMainStatus") == str(int(Exit.HANDED_BACK))
     assert machine.shown("ffsuper", "ActiveState") == "inactive"
+    assert machine.endings("ffsuper") == [f"success, exited {Exit.HANDED_BACK}"]
     assert machine.processes("ffsuper") == set()
 
 
@@ -119,9 +115,9 @@ def test_a_worker_that_stands_still_is_killed_with_its_children_and_started_agai
     machine.run("systemctl", "start", "ffsuper")
     before = machine.processes("ffsuper")
     machine.run("kill", "-STOP", machine.shown("ffsuper", "MainPID"))
-    machine.wait_until("ffsuper", "Result", "watchdog")
     machine.wait_until("ffsuper", "NRestarts", "1")
     machine.wait_until("ffsuper", "ActiveState", "active")
+    assert machine.endings("ffsuper") == ["watchdog, killed ABRT"]
     assert machine.processes("ffsuper").isdisjoint(before)
 
 
@@ -129,16 +125,23 @@ def test_a_wrong_configuration_is_tried_once(machine: Machine) -> None:
     machine.write("/etc/ffsuper/worker.toml", WORKER_TOML.replace("handlers", "handler"))
     assert machine.attempt("systemctl", "start", "ffsuper").returncode != 0
     assert machine.shown("ffsuper", "ActiveState") == "failed"
-    assert machine.shown("ffsuper", "ExecMainStatus") == str(int(Exit.CONFIG))
-    assert machine.shown("ffsuper", "NRestarts") == "0"
+    assert machine.endings("ffsuper") == [f"exit-code, exited {Exit.CONFIG}"]
 
 
-def test_instances_run_beside_one_another_and_the_worker_with_passwords_of_their_own(
-    machine: Machine, store: redis.Redis, client: Client
-) -> None:
-    """All three have the same file, and so would have the same instance id."""
-    store.acl_setuser("default", enabled=True, passwords=["+shared"], commands=["+@all"], keys=["*"], channels=["*"])
+def test_instances_run_beside_one_another_and_beside_the_single_worker(machine: Machine, store: redis.Redis) -> None:
+    """Two have the same file, so that nothing but the units keeps them apart; one has its own password."""
+    store.acl_setuser("b", enabled=True, passwords=["+own"], categories=["+@all"], keys=["*"], channels=["*"])
+    store.acl_setuser("default", enabled=True, passwords=["+shared"])
     machine.write("/etc/credstore/ffsuper.store_password", "shared")
     machine.write("/etc/credstore/ffsuper@b.store_password", "own")
     units = ("ffsuper", "ffsuper@a", "ffsuper@b")
-    machine.run("systemctl", "start", *units)
+    for unit in units:
+        machine.run("systemctl", "start", unit)
+    assert len({machine.run("stat", "-c%u", f"/proc/{machine.shown(unit, 'MainPID')}") for unit in units}) == 3
+    assert {machine.run("realpath", f"/var/lib/{unit}") for unit in units} == {
+        f"/var/lib/private/{unit}" for unit in units
+    }
+    host = socket.gethostname()
+    assert set(store.keys("ff:worker:*:alive")) == {
+        f"ff:worker:{instance}@{host}:alive".encode() for instance in ("ffsuper", "a", "b")
+    }

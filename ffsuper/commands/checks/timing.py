@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ffsuper.actors.lease_renewer import RETRY_SHARE
-from ffsuper.checks.finding import Finding, warning
+from ffsuper.commands.checks.finding import Finding, warning
 from ffsuper.config import Config
 from ffsuper.sansio.attempt import DUMP_S, lease_grace_s
 from ffsuper.sansio.lease import RENEWALS_PER_TTL

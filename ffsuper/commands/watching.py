@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ffsuper.colour import Meaning
-from ffsuper.commands import open_store
+from ffsuper.commands.colour import Meaning
+from ffsuper.commands.executions import open_store
+from ffsuper.commands.tables import Cell, size, span, table
 from ffsuper.fleet import Lane
 from ffsuper.messages import Order
 from ffsuper.store.workers import Worker
-from ffsuper.tables import Cell, size, span, table
 
 # What matters most comes first: a narrow terminal shows no more than that.
 WORKER_HEADS = (

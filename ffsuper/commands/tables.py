@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ffsuper.colour import Meaning, painted
-from ffsuper.commands import printable
+from ffsuper.commands.colour import Meaning, painted
+from ffsuper.commands.executions import printable
 
 GAP = "  "
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import trio
 
-from ffsuper.checks import files, handlers, ports, servers, stores, timing, units
-from ffsuper.checks.finding import Finding
+from ffsuper.commands.checks import files, handlers, ports, servers, stores, timing, units
+from ffsuper.commands.checks.finding import Finding
 from ffsuper.config import Config
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ffsuper.checks.finding import Finding, problem
 from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child, open_fork_server
+from ffsuper.commands.checks.finding import Finding, problem
 from ffsuper.config import Config
 from ffsuper.errors import ChildError
 from ffsuper.line import fork_server_settings

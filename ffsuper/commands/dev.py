@@ -213,7 +213,7 @@ def python_files(folder: Path) -> Iterator[Path]:
 
 def say(text: str) -> None:
     """Tell the user at the terminal."""
-    print(f"ffsuper dev: {text}", file=sys.stderr, flush=True)  # noqa: T201 -- this is for people
+    print(f"ffsuper dev: {text}", file=sys.stderr, flush=True)
 
 
 def welcome(store_url: str, watched: Sequence[Path], data_dir: Path | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ffsuper.client import Client
-from ffsuper.colour import Meaning, is_wanted, painted, painted_state
+from ffsuper.commands.colour import Meaning, is_wanted, painted, painted_state
 from tests.redis_server import running_server
 
 ESCAPE = "\x1b["

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ffsuper import config_loader
-from ffsuper.checks.finding import problem
-from ffsuper.checks.report import Report, look
 from ffsuper.cli import EXITS, Exit
-from ffsuper.colour import Meaning, painted
-from ffsuper.commands import store_settings
+from ffsuper.commands.checks.finding import problem
+from ffsuper.commands.checks.report import Report, look
+from ffsuper.commands.colour import Meaning, painted
+from ffsuper.commands.executions import store_settings
 from ffsuper.errors import ConfigError
 from ffsuper.store import embedded, libraries
 from ffsuper.store.cluster import open_wire

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from ffsuper.checks.finding import Finding, problem, warning
+from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreAccessError, StoreError, StoreUnavailableError, StoreUnsuitableError
 from ffsuper.store import keys, libraries

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ffsuper.checks.finding import Finding, warning
+from ffsuper.commands.checks.finding import Finding, warning
 from ffsuper.config import SECRET_KEYS, Config
 
 

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from ffsuper.cli import Exit, main
-from ffsuper.colour import Meaning
+from ffsuper.commands.colour import Meaning
+from ffsuper.commands.tables import Cell, size, span, table
 from ffsuper.messages import ExecutionId
 from ffsuper.store import keys
-from ffsuper.tables import Cell, size, span, table
 from tests.fake_workers import FakeWorker, listening
 from tests.redis_server import running_server
 

@@ -15,7 +15,7 @@ from ffsuper import config_loader
 from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.clients import Execution
-from ffsuper.colour import painted_state
+from ffsuper.commands.colour import painted_state
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, InvalidRequestError
 

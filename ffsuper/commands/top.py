@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from ffsuper import screen
 from ffsuper.client import Client
 from ffsuper.clients import AWAY
-from ffsuper.colour import Meaning, painted
-from ffsuper.commands import PATIENCE_S, open_store
-from ffsuper.overview import Look, Rate, as_json, look, rates_between
+from ffsuper.commands import screen
+from ffsuper.commands.colour import Meaning, painted
+from ffsuper.commands.executions import PATIENCE_S, open_store
+from ffsuper.commands.overview import Look, Rate, as_json, look, rates_between
+from ffsuper.commands.tables import size, span, table
+from ffsuper.commands.watching import LANE_HEADS, WORKER_HEADS, lane_row, worker_row
 from ffsuper.store.fleet import Load
-from ffsuper.tables import size, span, table
-from ffsuper.watching import LANE_HEADS, WORKER_HEADS, lane_row, worker_row
 
 T = TypeVar("T")
 

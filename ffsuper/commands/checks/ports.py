@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from ffsuper.checks.finding import Finding, problem, warning
+from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.config import Config
 
 PLACE = "[status] listen"

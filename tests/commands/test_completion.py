@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ffsuper import completion
 from ffsuper.cli import Exit, main
+from ffsuper.commands import completion
 
 BIN = Path(sys.executable).parent
 LIMIT_S = 60.0
@@ -120,7 +120,10 @@ def test_file_names_are_completed_as_they_were_typed(folder: Path, monkeypatch: 
 
 
 def test_completing_loads_neither_trio_nor_the_store(folder: Path) -> None:
-    program = "import sys, ffsuper.completion, ffsuper.arguments as a; a.parser(); print(sorted(sys.modules))"
+    program = (
+        "import sys, ffsuper.commands.completion, ffsuper.commands.arguments as a; a.parser();"
+        " print(sorted(sys.modules))"
+    )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     for heavy in ("trio", "redis", "cattrs", "psutil"):
         assert f"'{heavy}'" not in ended.stdout

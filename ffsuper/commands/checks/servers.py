@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from ffsuper.admin.client import AdminClient
-from ffsuper.checks.finding import Finding, problem
+from ffsuper.commands.checks.finding import Finding, problem
 from ffsuper.config import ClaimConfig
 from ffsuper.errors import ConfigError, ExecutionNotFoundError, StoreAccessError, StoreError, StoreUnavailableError
 

@@ -1,4 +1,4 @@
-"""The man page, made from the help by ``python -m ffsuper.man_page FILE``, and from docs/, so in a checkout."""
+"""The man page, made from the help and, so in a checkout, from docs/: ``python -m ffsuper.commands.man_page FILE``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from ffsuper.arguments import GROUPS, parser
-from ffsuper.parsing import arguments_of, subcommands_of
+from ffsuper.commands.arguments import GROUPS, parser
+from ffsuper.commands.parsing import arguments_of, subcommands_of
 
-OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parent.parent.parent / "docs" / "operations.md"
 
 DESCRIPTION = """\
 Work is kept as executions in Redis or Valkey. ffsuper claims them under leases, runs handlers written in Python in

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from ffsuper.actors.lease_renewer import RETRY_SHARE
-from ffsuper.checks import files, ports, stores, timing, units
-from ffsuper.checks.finding import Finding, problem, warning
-from ffsuper.checks.report import Report
-from ffsuper.checks.units import END_S, Unit, UnitError
+from ffsuper.commands.checks import files, ports, stores, timing, units
+from ffsuper.commands.checks.finding import Finding, problem, warning
+from ffsuper.commands.checks.report import Report
+from ffsuper.commands.checks.units import END_S, Unit, UnitError
 from ffsuper.config import Config, StatusConfig, StoreConfig
 from ffsuper.config_loader import load
 from ffsuper.errors import FfsuperError, StoreError, StoreUnavailableError, StoreUnsuitableError
@@ -28,7 +28,7 @@ from ffsuper.store.libraries import Held, Mode, Standing
 from ffsuper.store.wire import Command, Wire
 from tests.config_files import LEAST, config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def texts(findings: Sequence[Finding]) -> list[str]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ffsuper.examples import EXAMPLES
-from ffsuper.parsing import Commands, Parser, complaint, subcommands_of
+from ffsuper.commands.examples import EXAMPLES
+from ffsuper.commands.parsing import Commands, Parser, complaint, subcommands_of
 
 # How the root help lists the subcommands.
 GROUPS = {
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options on the command line; a wrong one, a call for help and tab completion end the program."""
     root = parser()
     if "_ARGCOMPLETE" in os.environ:
-        from ffsuper import completion
+        from ffsuper.commands import completion
 
         completion.complete(root)
     options, strange = root.parse_known_args(arguments)
@@ -75,7 +75,7 @@ def parser() -> Parser:
     )
     root.add_argument("--version", action=Version, nargs=0, help="say which version this is, and of what, and exit")
     root.add_argument("--config", type=Path, metavar="FILE", help="worker.toml; without a subcommand: run the worker")
-    root.set_defaults(command="cli.run_worker")
+    root.set_defaults(command="running.worker")
     commands = root.add_subparsers(prog="ffsuper", dest="subcommand", metavar="COMMAND", help=argparse.SUPPRESS)
     add_running(commands)
     add_submit(commands)
@@ -100,7 +100,7 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """See ``argparse.Action``."""
-        from ffsuper import checking
+        from ffsuper.commands import checking
 
         checking.print_versions()
         parser.exit()
@@ -138,7 +138,7 @@ def store_subcommand(commands: Commands[Parser], name: str, summary: str, comman
 def add_running(commands: Commands[Parser]) -> None:
     """Add the subcommands of group ``run``."""
     dev = subcommand(
-        commands, "dev", "try handlers out: store, engine and worker in one, reloading changes", "cli.run_dev"
+        commands, "dev", "try handlers out: store, engine and worker in one, reloading changes", "running.try_out"
     )
     dev.add_argument("handlers", nargs="*", metavar="HANDLERS", help="files or modules with the handlers")
     dev.add_argument("--config", type=Path, metavar="FILE", help="or a worker.toml of your own")
@@ -149,11 +149,11 @@ def add_running(commands: Commands[Parser]) -> None:
         default=Path("ffsuper-dev"),
         help="where it keeps its store (default: ffsuper-dev)",
     )
-    engine = subcommand(commands, "engine", "run the sweeps that make time pass, and no handlers", "cli.run_engine")
+    engine = subcommand(commands, "engine", "run the sweeps that make time pass, and no handlers", "running.engine")
     engine.add_argument(
         "--config", type=Path, metavar="FILE", required=True, help="settings; handlers are not needed"
     )
-    server = subcommand(commands, "server", "offer scheduling and executions over HTTP", "cli.run_server")
+    server = subcommand(commands, "server", "offer scheduling and executions over HTTP", "running.server")
     server.add_argument(
         "--config", type=Path, metavar="FILE", required=True, help="settings; handlers are not needed"
     )
@@ -168,9 +168,9 @@ def add_running(commands: Commands[Parser]) -> None:
 
 def add_looking(commands: Commands[Parser]) -> None:
     """Add the subcommands that look at executions, and the one that ends them."""
-    show = store_subcommand(commands, "show", "print one execution with its attempts", "commands.show")
+    show = store_subcommand(commands, "show", "print one execution with its attempts", "executions.show")
     add_execution(show)
-    listing = store_subcommand(commands, "list", "list executions of a lane", "commands.list_lane")
+    listing = store_subcommand(commands, "list", "list executions of a lane", "executions.list_lane")
     listing.add_argument("--lane", default="default", help="of this lane (default: default)")
     listing.add_argument(
         "--state",
@@ -180,13 +180,13 @@ def add_looking(commands: Commands[Parser]) -> None:
         help=f"{', '.join(STATES)} (default: eligible)",
     )
     listing.add_argument("--limit", type=positive, default=20, metavar="N", help="so many at the most (default: 20)")
-    result = store_subcommand(commands, "result", "write an execution's result to stdout", "commands.result")
+    result = store_subcommand(commands, "result", "write an execution's result to stdout", "executions.result")
     add_execution(result)
     result.add_argument("--wait", type=seconds, metavar="SECONDS", help="wait for it to end, so long at the most")
-    tail = store_subcommand(commands, "tail", "write what an execution emits, as it comes", "commands.tail")
+    tail = store_subcommand(commands, "tail", "write what an execution emits, as it comes", "executions.tail")
     add_execution(tail)
     tail.add_argument("--no-follow", dest="follow", action="store_false", help="stop at what there is")
-    cancel = store_subcommand(commands, "cancel", "cancel an execution, whatever its state", "commands.cancel")
+    cancel = store_subcommand(commands, "cancel", "cancel an execution, whatever its state", "executions.cancel")
     add_execution(cancel)
     cancel.add_argument("--reason", default="cancelled by operator", metavar="TEXT", help="kept with the execution")
 
@@ -214,7 +214,7 @@ def add_operating(commands: Commands[Parser]) -> None:
         told = store_subcommand(commands, order, summary, f"watching.{order}")
         told.add_argument("instance", metavar="INSTANCE", help="its instance id, as ffsuper workers shows it")
         told.add_argument("--wait", type=seconds, metavar="SECONDS", help="wait until it has, so long at the most")
-    replay = store_subcommand(commands, "replay", "let an execution that has ended run again", "commands.replay")
+    replay = store_subcommand(commands, "replay", "let an execution that has ended run again", "executions.replay")
     add_execution(replay)
     library = store_subcommand(
         commands, "library", "say which function libraries a store has loaded", "checking.library"
@@ -224,7 +224,7 @@ def add_operating(commands: Commands[Parser]) -> None:
 
 def add_signal(commands: Commands[Parser]) -> None:
     """Add ``signal``."""
-    signal = store_subcommand(commands, "signal", "send a signal to a suspended execution", "commands.signal")
+    signal = store_subcommand(commands, "signal", "send a signal to a suspended execution", "executions.signal")
     add_execution(signal)
     signal.add_argument("name", metavar="NAME", help="what the execution waits for")
     signal.add_argument("payload", nargs="?", default="", metavar="PAYLOAD", help=PAYLOAD)
@@ -239,7 +239,7 @@ PAYLOAD = "JSON text, @FILE, or - for standard input, as it is"
 
 def add_submit(commands: Commands[Parser]) -> None:
     """Add ``submit``."""
-    submit = store_subcommand(commands, "submit", "submit an execution and print its id", "commands.submit")
+    submit = store_subcommand(commands, "submit", "submit an execution and print its id", "executions.submit")
     submit.add_argument("kind", metavar="KIND", help="what a handler is registered for")
     submit.add_argument("payload", nargs="?", default="", metavar="PAYLOAD", help=PAYLOAD)
     submit.add_argument("--lane", default="default", help="where it waits for a worker (default: default)")

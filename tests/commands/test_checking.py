@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from ffsuper import checking
 from ffsuper.cli import Exit, main
+from ffsuper.commands import checking
 from ffsuper.config_loader import describe
 from ffsuper.store.libraries import FFSUPER, FLOWFABRIC, assemble, own_mark
 from tests.config_files import loaded

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from ffsuper import man_page
-from ffsuper.arguments import parser
 from ffsuper.cli import Exit
-from ffsuper.parsing import options_of, subcommands_of
+from ffsuper.commands import man_page
+from ffsuper.commands.arguments import parser
+from ffsuper.commands.parsing import options_of, subcommands_of
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page as ``make man`` does."""
     file = tmp_path_factory.mktemp("man") / "new" / "ffsuper.1"
-    subprocess.run([sys.executable, "-m", "ffsuper.man_page", str(file)], capture_output=True, timeout=60, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "ffsuper.commands.man_page", str(file)], capture_output=True, timeout=60, check=True
+    )
     return file
 
 

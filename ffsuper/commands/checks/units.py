@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffsuper.actors.executor import CLOSE_S, HAND_BACK_S
-from ffsuper.checks.finding import Finding, problem, warning
+from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.config import Config
 
 INSTALLED = Path("/etc/systemd/system")

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from ffsuper.arguments import GROUPS, SHELLS, STATES, parse, parser
 from ffsuper.cli import Exit
-from ffsuper.parsing import arguments_of, subcommands_of
+from ffsuper.commands.arguments import GROUPS, SHELLS, STATES, parse, parser
+from ffsuper.commands.parsing import arguments_of, subcommands_of
 from ffsuper.store.submissions import LANE_INDEXES
 
 COMMANDS = sorted(subcommands_of(parser()))
@@ -54,7 +54,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_leads_to_a_function(name: str) -> None:
-    assert callable(pkgutil.resolve_name(f"ffsuper.{parse(examples(name)[0]).command}"))
+    assert callable(pkgutil.resolve_name(f"ffsuper.commands.{parse(examples(name)[0]).command}"))
 
 
 def test_the_root_help_lists_every_subcommand_once_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:

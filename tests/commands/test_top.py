@@ -21,17 +21,17 @@ from typing import Any
 import pytest
 import redis
 
-from ffsuper import screen
 from ffsuper.cli import Exit, main
 from ffsuper.client import Client
+from ffsuper.commands import screen
+from ffsuper.commands.overview import Look, Rate, Run, rates_between
+from ffsuper.commands.top import lines_of
 from ffsuper.fleet import Lane
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.overview import Look, Rate, Run, rates_between
 from ffsuper.store import keys
 from ffsuper.store.fleet import Engine
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.workers import Running, Worker, parse_worker
-from ffsuper.top import lines_of
 from tests.fake_workers import FakeWorker, listening
 from tests.redis_server import running_server
 

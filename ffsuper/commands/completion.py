@@ -10,7 +10,7 @@ from argcomplete.completers import SuppressCompleter
 from argcomplete.finders import CompletionFinder
 from argcomplete.shell_integration import shellcode
 
-from ffsuper.parsing import arguments_of, subcommands_of
+from ffsuper.commands.parsing import arguments_of, subcommands_of
 
 
 def write_script(options: argparse.Namespace) -> bool:
