@@ -186,6 +186,6 @@ class Rarely(logging.Handler):
         if now_s < self._told_s.get(place, -REPEAT_S) + REPEAT_S:
             return
         self._told_s[place] = now_s
-        told = str(record.msg) if record.name == CITES_HEADERS else record.getMessage()
+        told = str(record.msg).replace("%s", "...") if record.name == CITES_HEADERS else record.getMessage()
         error = f"{told} {record.exc_info[1]}" if record.exc_info else told
         LOG.warning("tracing impaired", extra={"error": error})

@@ -19,7 +19,7 @@ from ffsuper.cli import EXITS, Exit
 from ffsuper.commands.checks.finding import problem
 from ffsuper.commands.checks.report import Report, look
 from ffsuper.commands.colour import Meaning, painted
-from ffsuper.commands.executions import store_settings
+from ffsuper.commands.places import store_settings
 from ffsuper.errors import ConfigError
 from ffsuper.store import embedded, libraries
 from ffsuper.store.cluster import open_wire

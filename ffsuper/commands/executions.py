@@ -1,72 +1,21 @@
-"""What the subcommands do and print."""
+"""What the subcommands do and print that are about one execution, or list some."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ffsuper import config_loader
 from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.clients import Execution
 from ffsuper.commands.colour import painted_state
-from ffsuper.config import StoreConfig
-from ffsuper.errors import ConfigError, InvalidRequestError
-
-MIB = 1 << 20
-PATIENCE_S = 10.0
-
-
-def open_client(options: argparse.Namespace) -> Client | AdminClient:
-    """Return a client of the store or the server that the options name."""
-    if options.server is not None:
-        file = options.server_token_file
-        return AdminClient(
-            options.server,
-            token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
-            ca_file=options.server_ca_file,
-        )
-    return open_store(options)
-
-
-def open_store(options: argparse.Namespace, patience_s: float = PATIENCE_S) -> Client:
-    """Return a client of the store that the options name.
-
-    Args:
-        patience_s: for how long the store may be away.
-    """
-    return Client(store_settings(options), patience_s=patience_s)
-
-
-def store_settings(options: argparse.Namespace) -> StoreConfig:
-    """Return where the store is that the options name."""
-    if options.store is not None:
-        return StoreConfig(url=options.store)
-    if options.config is not None:
-        return config_loader.load(options.config, os.environ, needs_handlers=False).config.store
-    return StoreConfig(
-        url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
-        password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
-    )
-
-
-def read_token(file: Path) -> str:
-    """Return the token that stands in a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    problems: list[str] = []
-    token = config_loader.first_line(file, "token file", problems)
-    if problems:
-        raise ConfigError(problems)
-    return token.strip()
+from ffsuper.commands.places import open_client, read_token
+from ffsuper.commands.texts import described, event, moment, with_crash_report
+from ffsuper.errors import InvalidRequestError
 
 
 def submit(options: argparse.Namespace) -> bool:
@@ -148,26 +97,6 @@ def show(options: argparse.Namespace) -> bool:
     return True
 
 
-def with_crash_report(attempt: Mapping[str, str]) -> dict[str, object]:
-    """Return an attempt with its crash report, if it has one, as an object; what is none stays text."""
-    try:
-        return {**attempt, "crash_report": json.loads(attempt["crash_report"])}
-    except (KeyError, ValueError):
-        return dict(attempt)
-
-
-def event(entry: Mapping[str, str]) -> str:
-    """Return one event of the lease history for people."""
-    told = {
-        "epoch": entry.get("lease_epoch") or entry.get("new_lease_epoch", ""),
-        "attempt": entry.get("attempt_index") or entry.get("new_attempt_index", ""),
-        "worker": entry.get("worker_instance_id") or entry.get("worker_id", ""),
-        "reason": entry.get("reason", ""),
-    }
-    rest = ", ".join(f"{name} {value}" for name, value in told.items() if value)
-    return f"history     {moment(entry.get('ts', ''))}  {entry.get('event', '')}{': ' + rest if rest else ''}"
-
-
 def signal(options: argparse.Namespace) -> bool:
     """Deliver a signal."""
     token = read_token(options.token_file) if options.token_file else ""
@@ -247,86 +176,3 @@ def list_lane(options: argparse.Namespace) -> bool:
         created = moment(execution.record.get("created_at", ""))
         print(f"{execution.id}  {painted_state(execution.state, 16)}  {execution.kind:24}  {created}")
     return True
-
-
-def described(execution: Execution) -> str:
-    """Return an execution for people."""
-    record = execution.record
-    lines = [
-        f"execution   {execution.id}",
-        f"state       {painted_state(execution.state)}{because(record)}",
-        f"kind        {execution.kind}    lane {execution.lane}    priority {record.get('priority', '0')}",
-        f"created     {moment(record.get('created_at', ''))}{by(record.get('creator_identity', ''))}",
-    ]
-    optional = {
-        "started": moment(record.get("started_at", "")),
-        "ended": moment(record.get("completed_at", "")),
-        "due": moment(record.get("delay_until", "")),
-        "progress": f"{record.get('progress_pct', '')} {record.get('progress_message', '')}".strip(),
-        "worker": record.get("current_worker_instance_id", ""),
-        "failure": record.get("failure_reason", ""),
-    }
-    lines += [f"{name:10}  {indented(value)}" for name, value in optional.items() if value]
-    lines += [f"tag         {name}={value}" for name, value in sorted(execution.tags.items())]
-    for attempt in execution.attempts:
-        started, ended = moment(attempt.get("started_at", "")), moment(attempt.get("ended_at", ""))
-        lines.append(
-            f"attempt {attempt.get('attempt_index', '?'):>2}  {attempt.get('attempt_type', '')}, "
-            f"{attempt.get('attempt_state', '')}, on {attempt.get('worker_instance_id', '')}, "
-            f"{f'{started} to {ended}' if ended else f'since {started}'}"
-        )
-        if reason := attempt.get("failure_reason"):
-            lines.append(f"            {attempt.get('failure_category', '')}: {indented(reason)}")
-        lines += [f"            {printable(line)}" for line in crash_lines(attempt)]
-    return "\n".join(lines)
-
-
-def crash_lines(attempt: Mapping[str, str]) -> list[str]:
-    """Return an attempt's crash report for people; nothing when it has none, one line of what is no such report."""
-    text = attempt.get("crash_report", "")
-    try:
-        report = json.loads(text or "null")
-        if report is None:
-            return []
-        end = report["signal"] or f"exit code {report['exit_code']}"
-        killed = " from this worker" if report["why_killed"] else ""
-        peak = f", peak {report['peak_memory_bytes'] / MIB:.0f} MiB" if report["peak_memory_bytes"] else ""
-        output = [f"{moment(one['at_ms'])[11:]}  {one['stream']}  {one['text']}" for one in report["output"]]
-        return [
-            f"crash   {end}{killed}{peak}",
-            *(f"output  {line}" for line in output),
-            *(f"stack   {line}" for line in report["stack_dump"]),
-        ]
-    except (ValueError, LookupError, TypeError, OverflowError):
-        return [f"crash   {text}"]
-
-
-def printable(text: str) -> str:
-    """Return text without what would do something to a terminal, such as the escape sequences of a child's output."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.expandtabs())
-
-
-def because(record: Mapping[str, str]) -> str:
-    """Say why an execution does not run, where the record tells."""
-    reason, detail = record.get("blocking_reason", "none"), record.get("blocking_detail", "")
-    if reason in ("none", "", "waiting_for_worker"):
-        return ""
-    return f" ({reason}: {indented(detail)})" if detail else f" ({reason})"
-
-
-def by(creator: str) -> str:
-    """Say who submitted, where it is known."""
-    return f" by {creator}" if creator else ""
-
-
-def indented(text: str) -> str:
-    """Return text of several lines so that it stays under its heading."""
-    return text.replace("\n", "\n            ")
-
-
-def moment(text: str) -> str:
-    """Return a protocol time for people, in UTC; empty when it is unset."""
-    try:
-        return datetime.fromtimestamp(float(text) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
-    except ValueError:
-        return ""

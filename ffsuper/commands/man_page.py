@@ -1,4 +1,4 @@
-"""The man page, made from the help and, so in a checkout, from docs/: ``python -m ffsuper.commands.man_page FILE``."""
+"""The man page, made from the help and from docs/, so in a checkout: ``python -m ffsuper.commands.man_page FILE``."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ffsuper.commands.colour import Meaning, painted
-from ffsuper.commands.executions import printable
+from ffsuper.commands.texts import printable
 
 GAP = "  "
 

@@ -14,8 +14,8 @@ from ffsuper.client import Client
 from ffsuper.clients import AWAY
 from ffsuper.commands import screen
 from ffsuper.commands.colour import Meaning, painted
-from ffsuper.commands.executions import PATIENCE_S, open_store
 from ffsuper.commands.overview import Look, Rate, as_json, look, rates_between
+from ffsuper.commands.places import PATIENCE_S, open_store
 from ffsuper.commands.tables import size, span, table
 from ffsuper.commands.watching import LANE_HEADS, WORKER_HEADS, lane_row, worker_row
 from ffsuper.store.fleet import Load

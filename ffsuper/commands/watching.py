@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ffsuper.commands.colour import Meaning
-from ffsuper.commands.executions import open_store
+from ffsuper.commands.places import open_store
 from ffsuper.commands.tables import Cell, size, span, table
 from ffsuper.fleet import Lane
 from ffsuper.messages import Order

@@ -62,6 +62,7 @@ class Rig:
     leases: trio.MemoryReceiveChannel[LeaseNews]
     executor: trio.CancelScope
     draining: trio.Event
+    ledger: Ledger
 
     async def assign(
         self, kind: str = "job", payload: bytes = b""
@@ -89,7 +90,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
             fork_server = FakeForkServer(nursery, behaviour, KINDS)
-            scope, draining = trio.CancelScope(), trio.Event()
+            scope, draining, ledger = trio.CancelScope(), trio.Event(), Ledger()
 
             async def run() -> None:
                 with scope:
@@ -104,11 +105,11 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                         MARGIN_S,
                         children,
                         pulses(),
-                        Ledger(),
+                        ledger,
                     )
 
             nursery.start_soon(run)
-            yield Rig(store, fork_server, slots, leases, scope, draining)
+            yield Rig(store, fork_server, slots, leases, scope, draining, ledger)
             nursery.cancel_scope.cancel()
 
 
@@ -260,6 +261,7 @@ async def test_a_lost_lease_kills_the_child_and_delivers_nothing(autojump_clock:
         assert rig.fork_server.children[0].done_to_it == ["interrupt lease_lost", "dump", "kill"]
         assert "deliver" not in rig.store.calls
         await rig.slots.receive()
+        assert (rig.ledger.lost, rig.ledger.deaths) == ({"stale_lease": 1}, {"handler": 1})
 
 
 async def test_an_outcome_waits_for_the_store_and_keeps_its_lease_meanwhile(

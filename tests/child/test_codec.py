@@ -49,7 +49,7 @@ json_values = st.recursive(
 @pytest.mark.parametrize(
     "message",
     [
-        Start(7, "{fp:1}:x", "job", 2, "retry", {"tag": "ä"}, 5, SIGNALS, b"\x00\xff"),
+        Start(7, "{fp:1}:x", "job", 2, "retry", {"tag": "ä"}, 5, SIGNALS, b"\x00\xff", "00-5-6-01"),
         Start(7, "{fp:1}:x", "job", 2, "retry", {}, None, (), b""),
         Interrupt(7, InterruptReason.TIMEOUT),
         Drain(),

@@ -172,6 +172,11 @@ def pid(ctx: Context) -> int:
     return os.getpid()
 
 
+@handler("tells-its-trace")
+def tells_its_trace(ctx: Context) -> str:
+    return ctx.traceparent
+
+
 @handler("grow")
 def grow(ctx: Context) -> None:
     """Take more and more memory."""

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +23,7 @@ from pathlib import Path
 from tests.system.workers import CHECKOUT, eventually
 
 MANAGER = Path("/lib/systemd/systemd")
-TOOLS = ("unshare", "nsenter", "systemctl", "mount")
+TOOLS = ("mount", "nsenter", "setpriv", "systemctl", "unshare")
 PYTHON = Path("/opt/ffsuper/python", Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve()))
 PROGRAM = f"""\
 #!{PYTHON}
@@ -173,7 +174,9 @@ def booted(folder: Path, etc: dict[str, str]) -> Iterator[Machine]:
         packages=shlex.quote(sysconfig.get_path("purelib")),
         manager=MANAGER,
     )
-    namespaces = "unshare --pid --fork --kill-child --mount --mount-proc --cgroup --uts --ipc --net"
+    namespaces = (
+        "setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount --mount-proc --cgroup --uts --ipc --net"
+    )
     start = f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))} && exec {namespaces} sh -c {shlex.quote(script)}"
     with (folder / "boot.log").open("wb") as log:
         process = subprocess.Popen(["sh", "-c", start], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -236,26 +239,28 @@ def lay_out(folder: Path, etc: dict[str, str]) -> None:
 
 def first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     """Return the machine's process 1, once there is one."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def found() -> int | None:
         require_alive(process, log)
-        text = children.read_text().split()
-        return int(text[0]) if text else None
+        return next(iter(children(process)), None)
 
     return eventually(found, "the machine's first process")
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the ids of a process's children, as they are known outside."""
+    return [int(text) for text in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def require_alive(process: subprocess.Popen[bytes], log: Path) -> None:
     """Raise if the machine has ended: then it could not begin."""
     if process.poll() is not None:
-        raise NoMachineError(f"it does not boot: {log.read_text().strip()}")
+        raise NoMachineError(f"it does not boot: {log.read_text().strip().rpartition(chr(10))[2]}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill the machine's process 1, and so all others in it; return when they are gone."""
     if process.poll() is None:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in (*map(int, children), *([] if children else [process.pid])):
-            os.kill(pid, 9)
+        for pid in children(process) or [process.pid]:
+            os.kill(pid, signal.SIGKILL)
     process.wait()

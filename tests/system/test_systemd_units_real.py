@@ -12,7 +12,7 @@ import redis
 from ffsuper.cli import Exit
 from ffsuper.client import Client
 from tests.redis_server import running_server
-from tests.system.machine import LIBRARIES, Machine, NoMachineError, booted
+from tests.system.machine import LIBRARIES, PYTHON, Machine, NoMachineError, booted
 from tests.system.workers import eventually
 
 WORKER_TOML = f"""\
@@ -119,6 +119,15 @@ def test_a_worker_that_stands_still_is_killed_with_its_children_and_started_agai
     machine.wait_until("ffsuper", "ActiveState", "active")
     assert machine.endings("ffsuper") == ["watchdog, killed ABRT"]
     assert machine.processes("ffsuper").isdisjoint(before)
+
+
+def test_the_server_is_active_when_it_listens_and_stops_in_order(machine: Machine) -> None:
+    machine.run("systemctl", "start", "ffsuper-server")
+    assert machine.shown("ffsuper-server", "StatusText") == "Listening at 127.0.0.1:9090"
+    health = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/healthz').status)"
+    assert machine.run("env", f"LD_LIBRARY_PATH={LIBRARIES}", str(PYTHON), "-c", health) == "200"
+    machine.run("systemctl", "stop", "ffsuper-server")
+    assert machine.endings("ffsuper-server") == [f"success, exited {Exit.OK}"]
 
 
 def test_a_wrong_configuration_is_tried_once(machine: Machine) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from ffsuper.commands.checks import files, handlers, ports, servers, stores, timing, units
+from ffsuper.commands.checks import files, handlers, ports, servers, stores, timing, tracing, units
 from ffsuper.commands.checks.finding import Finding
 from ffsuper.config import Config
 
@@ -51,6 +51,7 @@ def look(config: Config, file: Path, unit: str | None, *, offline: bool) -> Repo
     if not offline:
         found += stores.look(config.store)
         found += trio.run(servers.look, config.claim)
+    found += tracing.look(config)
     found += ports.look(config, file)
     kinds, wrong = trio.run(handlers.look, config)
     found += wrong

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ffsuper.commands.executions import crash_lines, printable, with_crash_report
+from ffsuper.commands.texts import crash_lines, printable, with_crash_report
 
 REPORT = {
     "pid": 123,

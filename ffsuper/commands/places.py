@@ -1,0 +1,61 @@
+"""Where a subcommand finds its executions: the store or the server that its options name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ffsuper import config_loader
+from ffsuper.admin.client import AdminClient
+from ffsuper.client import Client
+from ffsuper.config import StoreConfig
+from ffsuper.errors import ConfigError
+
+PATIENCE_S = 10.0
+
+
+def open_client(options: argparse.Namespace) -> Client | AdminClient:
+    """Return a client of the store or the server that the options name."""
+    if options.server is not None:
+        file = options.server_token_file
+        return AdminClient(
+            options.server,
+            token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
+            ca_file=options.server_ca_file,
+        )
+    return open_store(options)
+
+
+def open_store(options: argparse.Namespace, patience_s: float = PATIENCE_S) -> Client:
+    """Return a client of the store that the options name.
+
+    Args:
+        patience_s: for how long the store may be away.
+    """
+    return Client(store_settings(options), patience_s=patience_s)
+
+
+def store_settings(options: argparse.Namespace) -> StoreConfig:
+    """Return where the store is that the options name."""
+    if options.store is not None:
+        return StoreConfig(url=options.store)
+    if options.config is not None:
+        return config_loader.load(options.config, os.environ, needs_handlers=False).config.store
+    return StoreConfig(
+        url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
+        password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
+    )
+
+
+def read_token(file: Path) -> str:
+    """Return the token that stands in a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    problems: list[str] = []
+    token = config_loader.first_line(file, "token file", problems)
+    if problems:
+        raise ConfigError(problems)
+    return token.strip()
