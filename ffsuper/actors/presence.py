@@ -244,10 +244,17 @@ def is_provably_dead(holder: bytes) -> bool:
         told = json.loads(holder)
         if told["host"] != socket.gethostname() or told["boot"] != BOOT_ID.read_text().strip():
             return False
-        return bool(psutil.Process(told["pid"]).create_time() != told["process_started"])
-    except psutil.NoSuchProcess:
+        pid, started_s = told["pid"], told["process_started"]
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return True
-    except (ValueError, KeyError, TypeError):
+    except PermissionError:
+        pass  # another user's, perhaps hidden from us
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return False
+    try:
+        return bool(psutil.Process(pid).create_time() != started_s)
+    except psutil.Error:
         return False
 
 

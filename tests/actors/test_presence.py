@@ -116,6 +116,20 @@ async def test_a_provably_dead_holder_is_replaced_at_once(
         assert trio.current_time() == 0
 
 
+async def test_a_holder_that_lives_hidden_from_us_is_respected(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def hidden(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    rig = Rig()
+    rig.store.alive = holder()
+    monkeypatch.setattr(presence, "describe_self", lambda: b"{}")
+    monkeypatch.setattr(psutil, "Process", hidden)
+    with pytest.raises(InstanceTakenError):
+        await rig.run()
+
+
 async def test_a_stolen_key_fences_this_process_and_all_that_is_the_thiefs_is_left_alone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -190,6 +190,25 @@ def test_the_second_signal_shortens_the_drain_and_the_third_ends_it(
     assert client.show(execution).record["retry_count"] == "0"
 
 
+def test_what_is_handed_back_at_the_deadline_runs_elsewhere_at_once_and_spends_no_retry(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    first = workers.start("first", drain_s=1.0)
+    execution = begin(client, tmp_path)
+    children = first.children()
+    second = workers.start("second")
+    began_s = time.monotonic()
+    first.signal(signal.SIGTERM)
+    second.wait_for("claimed", execution=execution)
+    took_s = time.monotonic() - began_s
+    assert 1.0 <= took_s < 5.0  # the first worker's lease would have lasted half a minute
+    assert not any(child.is_running() for child in children)
+    assert first.wait() == 79
+    finish(tmp_path)
+    shown = client.wait(execution, LONG_S)
+    assert (shown.state, shown.record["retry_count"], len(shown.attempts)) == ("completed", "0", 1)
+
+
 def test_an_outcome_waits_for_a_store_that_is_away_during_the_drain(
     workers: Workers, client: Client, store: redis.Redis, tmp_path: Path
 ) -> None:

@@ -76,15 +76,17 @@ def too_short(config: Config, unit: Unit) -> Iterator[Finding]:
     needed_s = drain_s + grace_s + END_S
     if unit.stop_s >= needed_s:
         return
-    told = (
-        f"{unit.name}: systemd kills the worker {unit.stop_s:g} s after the beginning of a drain, and that may take "
-        f"{needed_s:g} s ([drain] timeout_s, [children] grace_s and {END_S:g} s): set TimeoutStopSec={needed_s:g}"
-    )
+    takes = f"a drain may take {needed_s:g} s ([drain] timeout_s, [children] grace_s and {END_S:g} s)"
     if unit.kind.startswith("notify"):
-        # The worker asks for more time while it drains.
-        yield warning(told)
+        yield warning(
+            f"{unit.name}: {takes}, and systemd waits {unit.stop_s:g} s for it, and longer because the worker asks for "
+            f"that as it drains; a machine that shuts down may not: to be certain set TimeoutStopSec={needed_s:g}"
+        )
     else:
-        yield problem(f"{told}, or Type=notify")
+        yield problem(
+            f"{unit.name}: {takes}, and systemd kills the worker after {unit.stop_s:g} s: set "
+            f"TimeoutStopSec={needed_s:g}, or Type=notify"
+        )
 
 
 class UnitError(Exception):
