@@ -53,6 +53,17 @@ def test_durations_go_into_the_bucket_that_they_fit_in() -> None:
     assert ledger.durations[JOB].sum_s == BOUNDS_S[0] + 0.2 + BOUNDS_S[-1] + 1
 
 
+def test_leases_that_end_before_their_attempt_are_counted_by_why() -> None:
+    ledger = Ledger()
+    for number, code in enumerate(("lease_expired", "execution_not_active", "lease_expired")):
+        ledger.lease_ended(LeaseId(f"lease-{number}"), code, by_order=code == "execution_not_active")
+    assert ledger.lost == {"lease_expired": 2, "execution_not_active": 1}
+
+
+def test_without_tracing_an_attempt_has_no_trace_context() -> None:
+    assert Ledger().traceparent(LeaseId("lease-1")) == ""
+
+
 def test_a_copy_stays_as_it_was() -> None:
     ledger = Ledger()
     for number in (1, 2):
