@@ -21,53 +21,20 @@ from typing import Any
 import pytest
 import redis
 
-from ffsuper.cli import Exit, main
+from ffsuper.cli import Exit
 from ffsuper.client import Client
 from ffsuper.commands import screen
 from ffsuper.commands.overview import Look, Rate, Run, rates_between
 from ffsuper.commands.top import lines_of
 from ffsuper.fleet import Lane
-from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.messages import LaneId
 from ffsuper.store import keys
 from ffsuper.store.fleet import Engine
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.workers import Running, Worker, parse_worker
+from tests.commands.calling import EXECUTION, LIMIT_S, NOW_MS, RUNNING, columns, run
 from tests.fake_workers import FakeWorker, listening
 from tests.redis_server import running_server
-
-LIMIT_S = 30.0
-NOW_MS = 1_800_000_000_000
-EXECUTION = ExecutionId("{fp:7}:5b1f2f6e-8f0e-4ec5-a31c-2d1f4de6a4f1")
-RUNNING = {"execution": EXECUTION, "kind": "thumbnail", "lane": "bulk", "attempt": 2, "since_ms": 1_000, "child": 8}
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-def store(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """Empty the store that the commands use."""
-    monkeypatch.setenv("FFSUPER_STORE_URL", url)
-    monkeypatch.setenv("NO_COLOR", "1")
-    with redis.Redis.from_url(url) as store:
-        store.flushall()
-        yield store
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Call the program; return its exit code, stdout and stderr."""
-    code = main(arguments)
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out.strip(), err.strip()
-
-
-def columns(line: str) -> list[str]:
-    """Return the cells of a table's line."""
-    return [part.strip() for part in line.split("  ") if part.strip()]
 
 
 def worker_of(name: str, **told: Any) -> Worker:
