@@ -79,7 +79,7 @@ def too_short(config: Config, unit: Unit) -> Iterator[Finding]:
     takes = f"a drain may take {needed_s:g} s ([drain] timeout_s, [children] grace_s and {END_S:g} s)"
     if unit.kind.startswith("notify"):
         yield warning(
-            f"{unit.name}: {takes}, and systemd waits {unit.stop_s:g} s for it, and longer because the worker asks for "
+            f"{unit.name}: {takes}, and systemd waits {unit.stop_s:g} s for it, longer because the worker asks for "
             f"that as it drains; a machine that shuts down may not: to be certain set TimeoutStopSec={needed_s:g}"
         )
     else:
