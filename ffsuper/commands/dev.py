@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,13 @@ def write_worker_toml(handlers: Handlers, data_dir: Path) -> Path:
     }
     path.write_text(WORKER_TOML.format(**values), encoding="utf-8")
     return path
+
+
+def forget_other_stores(environ: MutableMapping[str, str]) -> None:
+    """Drop the variables that would lead to another store than our own: what has no handler here fails."""
+    for name in [name for name in environ if name.startswith(("FFSUPER_STORE_", "FFSUPER_CLAIM_"))]:
+        say(f"{name} is left aside: ffsuper dev has a store of its own, unless there is --config")
+        del environ[name]
 
 
 async def run(worker_toml: Path, watched: Sequence[Path], drain_s: float, meanings: Mapping[int, str]) -> None:

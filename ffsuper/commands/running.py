@@ -40,6 +40,7 @@ def try_out(options: argparse.Namespace) -> Exit:
     data_dir = None
     if options.config is None:
         data_dir = options.data_dir.absolute()
+        dev.forget_other_stores(os.environ)
         handlers = dev.handlers_of(options.handlers, Path.cwd())
         worker_toml, watched = dev.write_worker_toml(handlers, data_dir), handlers.folders
     else:

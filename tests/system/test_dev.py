@@ -16,6 +16,7 @@ import pytest
 
 from ffsuper.child.process import is_running
 from ffsuper.client import Client
+from tests.redis_server import running_server
 from tests.system.test_worker import read
 from tests.system.workers import CHECKOUT, LIMIT_S, eventually
 
@@ -82,14 +83,14 @@ def dev(tmp_path: Path) -> Iterator[Dev]:
     started.process.wait(LIMIT_S)
 
 
-def start(folder: Path, *arguments: str) -> Dev:
+def start(folder: Path, *arguments: str, **variables: str) -> Dev:
     log_path = folder / "dev.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ffsuper", "dev", *arguments],
             cwd=folder,
             stderr=log,
-            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT)} | variables,
         )
     return Dev(process, log_path, folder)
 
@@ -122,6 +123,22 @@ def test_a_broken_file_is_told_with_its_place_and_mending_it_goes_on(dev: Dev) -
         dev.write("hello again")
         assert client.wait(waiting, LIMIT_S).state == "completed"
         assert client.result(waiting) == b'"hello again ann"'
+
+
+def test_the_store_that_a_variable_names_for_other_commands_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(HANDLERS.format(greeting="hello"))
+    with running_server(tmp_path) as url, Client(url) as elsewhere:
+        execution = elsewhere.submit("unknown")
+        started = start(tmp_path, "jobs.py", FFSUPER_STORE_URL=url)
+        try:
+            started.wait_for('"event": "ready"')
+            assert "FFSUPER_STORE_URL is left aside" in started.log()
+            with started.client() as client:
+                assert client.wait(client.submit("greet", "ann"), LIMIT_S).state == "completed"
+            assert elsewhere.state(execution) == "waiting"
+        finally:
+            started.process.terminate()
+            started.process.wait(LIMIT_S)
 
 
 def test_a_kind_without_a_handler_fails_instead_of_waiting_for_ever(dev: Dev) -> None:
