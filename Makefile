@@ -16,8 +16,10 @@ check:
 	@.ci/prepare dev
 	@.ci/check static
 
+# Beside other job workers: make bench ARGS=--quick
 bench:
 	@.ci/prepare dev
+	@.venv/bin/python -m bench.peers $(ARGS)
 	@.venv/bin/python -m bench.lua
 	@.venv/bin/python -m bench.worker
 	@.venv/bin/python -m bench.engine

@@ -248,7 +248,7 @@ class Client(AnyClient):
         Args:
             index: ``eligible``, ``delayed``, ``active``, ``suspended``, ``terminal``, ``blocked:route``, ...
         """
-        known = submissions.valid_lane(lane)
+        known = submissions.valid_lane(lane, "list")
         pages = self.run_all(
             [submissions.read_index(known, number, index, 0, limit) for number in range(self._counts.flow)]
         )
@@ -257,7 +257,7 @@ class Client(AnyClient):
 
     def depth(self, lane: str) -> dict[str, int]:
         """Return how many executions of a lane are in each of its indexes."""
-        known = submissions.valid_lane(lane)
+        known = submissions.valid_lane(lane, "depth")
         pairs = [(name, number) for name in submissions.LANE_INDEXES for number in range(self._counts.flow)]
         counted = self.run_all([submissions.count_index(known, number, name) for name, number in pairs])
         totals = dict.fromkeys(submissions.LANE_INDEXES, 0)

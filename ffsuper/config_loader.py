@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ffsuper.config import SECRET_KEYS, SECTIONS, Config
+from ffsuper.config import SECRET_KEYS, SECTIONS, Config, StoreConfig
 from ffsuper.config_converter import better_place, build, from_text, keys_of, strict_converter, suggestion
 from ffsuper.config_rules import bare, quoted, shown, token_mistakes
 from ffsuper.errors import ConfigError, Mistake
@@ -97,8 +97,9 @@ class Reading:
 
     def where(self, section: str, key: str) -> str:
         """Return where the value is to be mended: a variable, or a place in the file."""
-        name, at = variable(section, key), place(section, key)
-        return name if self.origins.get(at) == name else f"{self.file}: {at}"
+        at = place(section, key)
+        origin = self.origins.get(at, self.file)
+        return f"{self.file}: {at}" if origin == self.file else origin
 
 
 def load(path: Path, environ: Mapping[str, str], *, needs_handlers: bool = True) -> Loaded:
@@ -113,7 +114,42 @@ def load(path: Path, environ: Mapping[str, str], *, needs_handlers: bool = True)
     reading = Reading(str(path))
     reading.take_document(read_document(path))
     reading.take_variables(environ)
-    folder = path.parent.absolute()
+    return built(reading, path.parent.absolute(), environ, needs_handlers)
+
+
+def load_store(path: Path | None, environ: Mapping[str, str], url: str | None) -> StoreConfig:
+    """Read section ``[store]`` for who runs nothing.
+
+    Args:
+        path: worker.toml; None for the environment alone.
+        url: what option ``--store`` says, in place of all others.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    reading = Reading(str(path))
+    if path is not None:
+        reading.take_document(read_document(path))
+        reading.take_variables(environ)
+    else:
+        own = variable("store", "")
+        reading.take_variables({name: text for name, text in environ.items() if name.startswith(own)})
+    if url is not None:
+        reading.values["store"]["url"] = url
+        reading.origins[place("store", "url")] = "--store"
+    folder = Path.cwd() if path is None else path.parent.absolute()
+    return built(reading, folder, environ, needs_handlers=False).config.store
+
+
+def built(reading: Reading, folder: Path, environ: Mapping[str, str], needs_handlers: bool) -> Loaded:
+    """Return what was read as a configuration.
+
+    Args:
+        folder: what relative paths are relative to.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
     converter = strict_converter(folder)
     sections: dict[str, Any] = {}
     reading.note("worker", missing_in_worker(reading.values["worker"], needs_handlers))

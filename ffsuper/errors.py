@@ -158,6 +158,10 @@ class HandlersError(ChildError):
     """The user's: the handlers do not import, or register one kind twice."""
 
 
+class ForkServerGoneError(ChildError):
+    """The kernel's or the machine's: the process that children are forked from is gone, and with it all of them."""
+
+
 class RestartLimitError(ChildError):
     """Children die or fail to boot faster than is worth restarting them."""
 

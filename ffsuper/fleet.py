@@ -9,15 +9,17 @@ import socket
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ffsuper.clients import Execution
 from ffsuper.errors import StoreAccessError, StoreScriptError, WorkerNotFoundError
 from ffsuper.messages import ExecutionId, LaneId, Order
 from ffsuper.store import fleet, keys, submissions
 from ffsuper.store.announcements import ORDERS
 from ffsuper.store.fleet import Engine, Load
 from ffsuper.store.replies import Call
-from ffsuper.store.workers import Worker, parse_worker, read_capabilities, read_told, write_order
+from ffsuper.store.workers import Worker, parse_worker, read_capabilities, read_told, split, write_order
 
 if TYPE_CHECKING:
     from ffsuper.client import Client
@@ -31,6 +33,9 @@ Place = tuple[LaneId, int]
 PRIORITIES = 14
 # What a worker says once it has obeyed; one that drains has ended when it has.
 OBEYED = {Order.QUIET: ("quiet", "draining"), Order.RESUME: ("running",), Order.DRAIN: ()}
+ENDED = "ended"
+# As what workers claim, as far as they are able to.
+CLAIMING = ("running", "stuck")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,31 +107,37 @@ class Fleet:
 
         Raises:
             WorkerNotFoundError: there is no live worker of this name.
-            ValueError: it is no worker of ffsuper.
+            ValueError: it is no worker of ffsuper, or drains and is told to resume.
         """
         worker = self._live_worker(instance_id)
+        refuse_resume(worker, order)
         now_ms = int(time.time() * 1000)
         self._client.run(write_order(instance_id, worker.nonce, order.value, operator(), now_ms))
         # Not together: the servers of a cluster would not keep the order.
         self._client.run(fleet.announce(ORDERS, instance_id))
         return worker
 
-    def wait_obeyed(self, told: Worker, order: Order, timeout_s: float) -> None:
+    def wait_obeyed(self, told: Worker, order: Order, timeout_s: float) -> str:
         """Wait until a worker that was told so is quiet, or claims again, or has ended.
+
+        Returns:
+            its state then: ``quiet``, ``draining``, ``running`` or ``ended``.
 
         Raises:
             TimeoutError: not in time.
             WorkerNotFoundError: it has ended, though not told to.
+            ValueError: it drains and is told to resume.
         """
         give_up_s = time.monotonic() + timeout_s
         while True:
             (now,) = self._read([told.instance_id], [told.instance_id])
             if not now.lives or now.nonce != told.nonce:
                 if order is Order.DRAIN:
-                    return
+                    return ENDED
                 raise WorkerNotFoundError(f"{told.instance_id} has ended meanwhile")
             if now.state in OBEYED[order]:
-                return
+                return now.state
+            refuse_resume(now, order)
             if time.monotonic() > give_up_s:
                 raise TimeoutError(f"{told.instance_id} is still {now.state} after {timeout_s:g} s")
             time.sleep(POLL_S)
@@ -138,10 +149,24 @@ class Fleet:
                 return worker
             if worker.instance_id == instance_id and worker.state == "reference":
                 raise ValueError(f"{instance_id} is no worker of ffsuper: it takes no orders through the store")
-        live = ", ".join(one.instance_id for one in workers if one.lives)
-        raise WorkerNotFoundError(
-            f"no live worker is called {instance_id}: " + (f"there are {live}" if live else "there is none at all")
-        )
+        live = [one.instance_id for one in workers if one.lives]
+        raise WorkerNotFoundError(f"no live worker is called {instance_id}{nearest(instance_id, live)}")
+
+    def missing_for(self, execution: Execution) -> str:
+        """Return what no worker that claims has, and an execution needs; empty where one has all, or may have."""
+        workers = self.workers(answer_s=0)
+        if any(one.state == "silent" for one in workers):
+            return ""
+        required = set(split(execution.record.get("required_capabilities", "")))
+        serve = [one for one in workers if one.state in CLAIMING and execution.lane in one.lanes]
+        handle = [one for one in serve if execution.kind in one.kinds]
+        if not serve:
+            return f"serves lane {execution.lane}"
+        if not handle:
+            return f"has a handler for kind {execution.kind}"
+        if not any(required.issubset(one.capabilities) for one in handle):
+            return f"has capabilities {','.join(sorted(required))}"
+        return ""
 
     def lanes(self, names: Iterable[str] = (), workers: Iterable[Worker] | None = None) -> list[Lane]:
         """Return lanes by name.
@@ -151,7 +176,7 @@ class Fleet:
             workers: as just read; what they said last when None.
         """
         known = self.workers(answer_s=0) if workers is None else list(workers)
-        if chosen := [submissions.valid_lane(name) for name in names]:
+        if chosen := [submissions.valid_lane(name, "lanes") for name in names]:
             lanes = sorted({*chosen})
         else:
             served = {LaneId(lane) for worker in known for lane in worker.lanes}
@@ -232,6 +257,21 @@ class Fleet:
             sum(one.memory_bytes for one in loads),
             sum(one.most_memory_bytes for one in loads),
         )
+
+
+def refuse_resume(worker: Worker, order: Order) -> None:
+    """Refuse to tell a worker to resume that will not."""
+    if order is Order.RESUME and worker.state == "draining":
+        raise ValueError(f"{worker.instance_id} is draining: it will end, and cannot be told to resume")
+
+
+def nearest(name: str, live: Sequence[str]) -> str:
+    """Return the end of a sentence about a worker that is not there: which one may be meant, and which there are."""
+    if not live:
+        return ": there is none at all"
+    alike = [one for one in live if one.startswith(f"{name}@")] or get_close_matches(name, live, n=1)
+    meant = f"; did you mean {alike[0]}?" if alike else ""
+    return f"{meant or ':'} {'There' if meant else 'there'} {'are' if len(live) > 1 else 'is'} {', '.join(live)}"
 
 
 def operator() -> str:

@@ -18,6 +18,7 @@ from trio_util import move_on_when
 
 from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, reclaimer, scanner
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
+from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
@@ -52,7 +53,7 @@ async def open_line(
 
     Raises:
         ConfigError: work is to come from a server, and what that needs is not installed.
-        HandlersError: the handlers do not load.
+        HandlersError: the handlers do not load, or cannot run so many at once.
         ChildError: no child comes up.
     """
     async with (
@@ -61,6 +62,7 @@ async def open_line(
         open_fork_server(fork_server_settings(config), log_output) as fork_server,
     ):
         first_child = await fork_server.spawn()
+        check_handlers(first_child, config.children)
         yield Line(config, counts, pulses, ledger, seats, store, grants, fork_server, first_child)
 
 
@@ -171,6 +173,7 @@ class Line:
                     self.store.attempts,
                     slots.clone(),
                     leases.clone(),
+                    self._retired,
                     self.draining,
                     margin_s,
                     self._config.children,
@@ -191,14 +194,15 @@ class Line:
         def wanted(candidate: Candidate) -> bool:
             return takes_all or candidate.execution_kind in kinds
 
-        async with demands, candidates, trio.open_nursery() as seekers:
+        async with demands, candidates, trio.open_nursery() as askers, trio.open_nursery() as seekers:
             seed = scan_seed(self._config.worker.instance_id, self._counts.flow)
             poll_interval_s = self._config.claim.poll_interval_ms / 1000
             if self._grants:
-                seekers.start_soon(
+                # It ends by itself, for it may just be granted something.
+                askers.start_soon(
                     asker.run,
                     *(self._grants, lanes, poll_interval_s, demands.clone(), candidates.clone()),
-                    *(boottime_s, self._pulses),
+                    *(self._retired, boottime_s, self._pulses),
                 )
             else:
                 seekers.start_soon(

@@ -189,6 +189,25 @@ def is_journal(stream: str) -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
+def log_end(exit_code: int, how: str, error: BaseException | None, then: str, *, is_defect: bool) -> None:
+    """Log that the program ends; as by default, where it has not come to read its settings.
+
+    Args:
+        how: the exit code's meaning.
+        error: because of which.
+        then: what to do about it, where the error does not say.
+    """
+    if not any(isinstance(one, LimitedHandler) for one in logging.getLogger().handlers):
+        set_up(LogConfig())
+    told = {"exit_code": exit_code, "how": how}
+    if error is None:
+        LOG.info("ended", extra=told)
+        return
+    if is_defect:
+        log_defect(type(error), error, error.__traceback__)
+    LOG.error("ended", extra={**told, "error": error, **({"then": then} if then else {})})
+
+
 def log_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Log what ends the program, for ``sys.excepthook``."""
     LOG.critical("defect", extra={"error": error}, exc_info=(kind, error, trace))

@@ -11,6 +11,7 @@ import logging
 import math
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
@@ -95,9 +96,10 @@ async def run(
             await worker.start(Stores(store, engine_store, announced), listener)
             await worker.draining.wait()
         background.cancel_scope.cancel()
+    LOG.info("drained", extra=totals(ledger))
     if worker.fenced is not None:
         raise worker.fenced
-    return Ending.HANDED_BACK if worker.handed_back else Ending.DRAINED
+    return Ending.HANDED_BACK if ledger.cut_off else Ending.DRAINED
 
 
 class Worker:
@@ -105,7 +107,6 @@ class Worker:
 
     Attributes:
         draining: set once it is to end.
-        handed_back: whether something that ran was handed back at the hard stop.
         fenced: set when another process has taken the instance id.
     """
 
@@ -120,7 +121,6 @@ class Worker:
         read_again: Callable[[], Config],
     ) -> None:
         self.draining = trio.Event()
-        self.handed_back = False
         self.fenced: FencedError | None = None
         self._config = config
         self._counts = counts
@@ -141,7 +141,7 @@ class Worker:
 
     async def start(self, stores: Stores, listener: socket.socket | None) -> None:
         """Make a line ready, take the alive key, and begin to work; returns early when told to end before that."""
-        self._background.start_soon(self._hear_signals)
+        await self._background.start(self._hear_signals)
         self._background.start_soon(self._obey)
         config, standing = self._config, self._standing
         if listener is not None:
@@ -182,9 +182,10 @@ class Worker:
     def _alive_ttl_ms(self) -> int:
         return max(2 * self._config.lease.ttl_ms, 1000)
 
-    def _enter(self, state: State) -> None:
-        """Go over to another state, and have it told."""
+    def _enter(self, state: State, detail: str = "") -> None:
+        """Go over to a state, and have it told."""
         self._standing.state = state
+        self._standing.detail = detail
         # One message is as good as two; and there may be no presence any more.
         with suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._changed.send_nowait(None)
@@ -200,12 +201,12 @@ class Worker:
             await self._may_begin.wait()
             await line.run()
             self._lines.remove(line)
-            self.handed_back |= line.working.cancelled_caught
 
-    async def _hear_signals(self) -> None:
+    async def _hear_signals(self, task_status: trio.TaskStatus[None]) -> None:
         """Turn signals into orders."""
         ends = iter(ENDS)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *SIGNALS) as signals:
+            task_status.started()
             async for number in signals:
                 LOG.info("signal received", extra={"signal": signal.Signals(number).name})
                 order = SIGNALS.get(signal.Signals(number)) or next(ends, Order.STOP)
@@ -252,50 +253,58 @@ class Worker:
                     self._enter(State.QUIET)
                     LOG.info("quiet", extra={"running": len(self._standing.ledger.running)})
                 case Order.RESUME if self._standing.state is State.QUIET:
-                    await self._replace_line(self._config)
+                    if await self._open_line(self._config, "cannot resume; staying quiet"):
+                        self._enter(State.RUNNING)
                 case Order.RELOAD:
                     self._notifier.reloading("Reading the configuration again")
                     await self._reload()
-            self._notifier.ready(self._standing.sentence())
+            if not self.draining.is_set():
+                self._notifier.ready(self._standing.sentence())
 
     async def _reload(self) -> None:
         """Go over to what the configuration says now, or go on as before if that is wrong."""
         try:
             wanted = self._read_again()
         except ConfigError as error:
-            self._refuse(error)
+            self._refuse("configuration refused; going on with the one before", error)
             return
         config, left = with_fixed(wanted, self._config)
-        if self._standing.state is State.RUNNING and not await self._replace_line(config):
+        line = await self._open_line(config, "configuration refused; going on with the one before")
+        if line is None:
             return
         self._config = config
         logs.set_up(config.log)
-        self._standing.detail = f"A restart is needed for changes of {', '.join(left)}." if left else ""
+        detail = f"A restart is needed for changes of {', '.join(left)}." if left else ""
+        if self._standing.state is State.QUIET:
+            line.retire()  # it has shown that it would do
+        self._enter(self._standing.state, detail)
         LOG.info("reloaded", extra={"restart_needed_for": ",".join(left), **described(self._standing.offer)})
 
-    async def _replace_line(self, config: Config) -> bool:
-        """Open a line, and retire the one before; if it cannot be opened, everything stays as it is."""
+    async def _open_line(self, config: Config, otherwise: str) -> Line | None:
+        """Open a line, and retire those before; if it cannot be opened, everything stays as it is.
+
+        Args:
+            otherwise: what is logged then.
+        """
         line: Line | None = None
         try:
             async with move_on_when(self.draining.wait):
                 line = await self._nursery.start(self._run_line, config)
         except* (ConfigError, ChildError) as group:
-            self._refuse(first_cause(group))
+            self._refuse(otherwise, first_cause(group))
         if line is None or self.draining.is_set():
-            return False
+            return None
         self._seats.total_tokens = config.children.count
         for other in self._lines:
             if other is not line:
                 other.retire()
         self._standing.offer = line.offer
-        self._standing.detail = ""
-        self._enter(State.RUNNING)
-        return True
+        return line
 
-    def _refuse(self, error: BaseException) -> None:
+    def _refuse(self, event: str, error: BaseException) -> None:
         """Say that what was ordered is not possible, and go on."""
-        LOG.error("configuration refused; going on with the one before", extra={"error": error})
-        self._standing.detail = f"The last reload was refused: {str(error).splitlines()[0]}"
+        LOG.error(event, extra={"error": error})
+        self._enter(self._standing.state, f"The last order was refused: {str(error).splitlines()[0]}")
 
 
 def ledger_of(config: Config) -> AbstractAsyncContextManager[Ledger]:
@@ -336,6 +345,14 @@ async def take_work_back(instance_id: str, predecessor: int, line: Line, counts:
         LOG.warning("leases of a dead process are left to expire", extra={"predecessor": predecessor, "error": error})
     else:
         LOG.info("leases of a dead process ended", extra={"predecessor": predecessor, "leases": ended})
+
+
+def totals(ledger: Ledger) -> dict[str, object]:
+    """Return how many attempts were begun, and what became of them."""
+    finished = Counter[str]()
+    for (_, outcome), count in ledger.finished.items():
+        finished[outcome] += count
+    return {"begun": ledger.begun.total(), **finished}
 
 
 def described(offer: Offer) -> dict[str, object]:

@@ -20,7 +20,7 @@ LAYERS = (
     ("clients",),
     ("metrics",),
     ("standing",),
-    ("store", "child", "systemd", "channels", "logs", "clock", "grants", "http1", "tracing"),
+    ("store", "child", "holder", "systemd", "channels", "logs", "clock", "grants", "http1", "tracing"),
     ("sansio",),
     ("messages", "config_loader"),
     ("config_converter",),

@@ -16,7 +16,7 @@ import redis
 
 from ffsuper.cli import Exit, main
 from ffsuper.commands import executions
-from ffsuper.errors import OutcomeUnknownError
+from ffsuper.errors import OutcomeUnknownError, StoreUnavailableError
 from ffsuper.messages import ExecutionId
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua import by_name
@@ -66,6 +66,7 @@ def test_an_execution_is_submitted_shown_listed_and_cancelled(
     assert (code, out) == (Exit.OK, f"{execution} cancelled")
     code, _, err = run(capsys, "result", execution)
     assert (code, err) == (Exit.ENDED_OTHERWISE, f"ffsuper: {execution} is cancelled: not needed")
+    assert run(capsys, "cancel", execution) == (Exit.INPUT, "", f"ffsuper: {execution} has ended already: cancelled")
     assert run(capsys, "replay", execution) == (Exit.OK, f"{execution} waiting", "")
     code, _, err = run(capsys, "replay", execution)
     assert (code, "execution_not_terminal" in err, "it has not ended yet" in err) == (Exit.INPUT, True, True)
@@ -131,7 +132,10 @@ def test_a_delayed_execution_says_until_when(store: redis.Redis, capsys: pytest.
         (["cancel", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
         (["replay", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
         (["result", UNKNOWN], Exit.NOT_FOUND, "execution_not_found"),
-        (["list", "--store", "http://x"], Exit.CONFIG, "[store] url"),
+        (["list", "--store", "http://x"], Exit.CONFIG, "--store: must begin with redis://"),
+        (["list", "--lane", ""], Exit.INPUT, "ffsuper: list: invalid_input (lane ''"),
+        (["lanes", "--lane", ""], Exit.INPUT, "ffsuper: lanes: invalid_input (lane ''"),
+        (["signal", UNKNOWN, "go", "{"], Exit.INPUT, "ffsuper: signal: invalid_input (payload is not JSON"),
         (["check", "--config", "/no/such/file"], Exit.CONFIG, "/no/such/file"),
     ],
 )
@@ -179,6 +183,69 @@ def test_a_reader_that_has_had_enough_causes_no_traceback(
     ended = subprocess.run(listing, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (Exit.BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["list", "workers --json", "top --once --interval 0.1"])
+def test_output_that_cannot_be_written_is_told_in_a_line(
+    command: str, unbuffered: str, store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "submit", "job")
+    program = [sys.executable, "-m", "ffsuper", *command.split()]
+    with Path("/dev/full").open("w") as full:
+        environ = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            program, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=environ
+        )
+    told = "ffsuper: the output cannot be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (Exit.OUTPUT, told)
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_output_that_nobody_wants_may_be_closed(
+    closed: str, store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "submit", "job")
+    shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ffsuper", "list"]
+    ended = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (Exit.OK, "", "")
+
+
+def test_a_defect_keeps_its_traceback_and_has_its_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bool:
+        raise RuntimeError("never thought of")
+
+    monkeypatch.setattr(executions, "replay", fail)
+    assert main(["replay", UNKNOWN]) == Exit.DEFECT
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2] == "RuntimeError: never thought of"
+    assert "please report it" in lines[-1]
+
+
+def test_an_interrupted_nursery_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> bool:
+        raise BaseExceptionGroup("nursery", [KeyboardInterrupt()])
+
+    monkeypatch.setattr(executions, "replay", interrupt)
+    assert main(["replay", UNKNOWN]) == Exit.INTERRUPTED
+
+
+def test_a_store_that_is_away_is_told_with_its_place_and_how_to_name_another(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: object) -> bool:
+        raise StoreUnavailableError("cannot reach the store: Timeout reading from socket")
+
+    monkeypatch.setattr(executions, "list_lane", away)
+    code, _, err = run(capsys, "list", "--store", "redis://db:6380/2")
+    what, then = err.splitlines()
+    assert (code, what) == (Exit.STORE_UNAVAILABLE, "ffsuper: cannot reach the store: Timeout reading from socket")
+    assert then.startswith("ffsuper: the store is to be at redis://db:6380/2: start it, or name another by --store")
+    code, _, err = run(capsys, "list", "--server", "http://127.0.0.1:9090")
+    assert len(err.splitlines()) == 1
 
 
 def test_an_answer_that_was_lost_is_told_with_what_to_do(
@@ -264,14 +331,14 @@ def test_handlers_that_do_not_load_end_the_worker_with_their_reason(
 def test_a_store_that_is_down_ends_the_worker(tmp_path: Path) -> None:
     ended = started(write_worker(tmp_path, f"unix://{tmp_path}/none.sock"))
     assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_UNAVAILABLE, False)
-    assert "ffsuper: cannot reach the store" in ended.stderr
+    assert "cannot reach the store" in ended.stderr
 
 
 def test_a_store_that_refuses_the_password_ends_the_worker_and_the_password_stays_secret(tmp_path: Path) -> None:
     with running_server(tmp_path, "--requirepass", "right") as url:
         ended = started(write_worker(tmp_path, url), FFSUPER_STORE_PASSWORD="wrong-and-secret")
     assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_ACCESS, False)
-    assert "ffsuper: the store refuses access" in ended.stderr
+    assert "the store refuses access" in ended.stderr
     assert "wrong-and-secret" not in ended.stderr
 
 

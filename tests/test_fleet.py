@@ -152,6 +152,64 @@ def test_only_live_workers_of_ours_can_be_told_anything(fleet: Fleet, store: red
     assert not store.exists(keys.worker_order("killed"), keys.worker_order("foreign"))
 
 
+def test_a_worker_that_drains_is_quiet_too_and_never_resumes(fleet: Fleet, store: redis.Redis) -> None:
+    worker = FakeWorker("w-1", store, {"state": "draining"})
+    worker.begin()
+    worker.say()
+    assert fleet.wait_obeyed(fleet.tell("w-1", Order.QUIET), Order.QUIET, LONG_S) == "draining"
+    with pytest.raises(ValueError, match="w-1 is draining"):
+        fleet.tell("w-1", Order.RESUME)
+    worker.told["state"] = "quiet"
+    worker.say()
+    told = fleet.tell("w-1", Order.RESUME)
+    worker.told["state"] = "draining"
+    worker.say()
+    with pytest.raises(ValueError, match="w-1 is draining"):
+        fleet.wait_obeyed(told, Order.RESUME, LONG_S)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("thumbs", "; did you mean thumbs@web1.example.org? There are reports@web2, thumbs@web1.example.org"),
+        ("report@web2", "; did you mean reports@web2? There are reports@web2, thumbs@web1.example.org"),
+        ("zzz", ": there are reports@web2, thumbs@web1.example.org"),
+    ],
+)
+def test_who_names_no_worker_is_told_which_may_be_meant(
+    name: str, told: str, fleet: Fleet, store: redis.Redis
+) -> None:
+    for one in ("thumbs@web1.example.org", "reports@web2"):
+        FakeWorker(one, store).begin()
+    with pytest.raises(WorkerNotFoundError) as wrong:
+        fleet.tell(name, Order.QUIET)
+    assert str(wrong.value) == f"no live worker is called {name}{told}"
+
+
+@pytest.mark.parametrize(
+    ("says", "missing"),
+    [
+        ({"lanes": [DEFAULT]}, "serves lane bulk"),
+        ({"state": "quiet"}, "serves lane bulk"),
+        ({"kinds": ["other"]}, "has a handler for kind job"),
+        ({"capabilities": ["cpu"]}, "has capabilities cpu,gpu"),
+        ({}, ""),
+    ],
+)
+def test_what_an_execution_needs_and_no_worker_has_is_found(
+    says: dict[str, object], missing: str, client: Client, store: redis.Redis
+) -> None:
+    policy = {"routing_requirements": {"required_capabilities": ["gpu", "cpu"]}}
+    execution = client.show(client.submit("job", lane=BULK, policy=policy))
+    assert client.fleet.missing_for(execution) == "serves lane bulk"
+    worker = FakeWorker("w-1", store, {"lanes": [BULK], "kinds": ["job"], "capabilities": ["cpu", "gpu"]} | says)
+    worker.begin()
+    worker.say()
+    assert client.fleet.missing_for(execution) == missing
+    FakeWorker("older", store).begin()
+    assert client.fleet.missing_for(execution) == ""
+
+
 def test_a_lane_tells_where_its_executions_are_and_who_takes_them(
     client: Client, fleet: Fleet, store: redis.Redis
 ) -> None:

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import trio
+from trio_util import move_on_when
 
 from ffsuper.channels import Candidates, Demand
 from ffsuper.errors import ServerAwayError, ServerError
@@ -27,6 +28,8 @@ LOG = logging.getLogger(__name__)
 AWAY = Backoff(first_s=0.05, longest_s=2.0)
 # For so long our own server waits for something to come before it says that there is nothing.
 LONGEST_WAIT_S = 20.0
+# When nothing more is wanted, an answer that is on its way is waited for.
+ANSWER_S = 0.25
 # Somebody has to mend something first.
 REFUSED = Backoff(first_s=1.0, longest_s=30.0)
 
@@ -37,12 +40,14 @@ async def run(
     poll_interval_s: float,
     demands: trio.MemoryReceiveChannel[Demand],
     candidates: trio.MemorySendChannel[Candidates],
+    retired: trio.Event,
     now_s: Callable[[], float],
     pulses: Pulses,
 ) -> None:
     """Ask for one execution at a time, lanes in turn, while any are wanted; pause when no lane had one.
 
-    Returns when ``demands`` or ``candidates`` closes.
+    Returns when ``demands`` or ``candidates`` closes, or soon after ``retired``: what is being granted just then is
+    still handed over, for nobody else could have it before the grant lapses.
     """
     patience = Patience()
     # With several lanes none is waited at: there might be something in the others.
@@ -54,10 +59,13 @@ async def run(
         while True:
             try:
                 with pulse.resting:
-                    wanted = await wait_wanted(demands, wanted)
+                    async with move_on_when(retired.wait) as waiting:
+                        wanted = await wait_wanted(demands, wanted)
+                if waiting.cancelled_caught or retired.is_set():
+                    return
                 began_s = trio.current_time()
                 with pulse.resting:
-                    found, change = await ask(grants, next(turns), wait_s, demands)
+                    found, change = await ask(grants, next(turns), wait_s, demands, retired)
                 wanted += change
                 patience.over()
                 if found is not None:
@@ -70,24 +78,30 @@ async def run(
                 return
             except ServerError as error:
                 with pulse.resting:
-                    await patience.wait(error)
+                    async with move_on_when(retired.wait):
+                        await patience.wait(error)
                 continue
             fruitless += 1
             if fruitless >= len(lanes):
                 fruitless = 0
                 pause_s = poll_interval_s * (0.75 + 0.5 * random.random())
                 with pulse.resting:
-                    await trio.sleep_until(max(trio.current_time(), began_s + pause_s))
+                    async with move_on_when(retired.wait):
+                        await trio.sleep_until(max(trio.current_time(), began_s + pause_s))
 
 
 async def ask(
-    grants: Grants, lane: LaneId, wait_s: float, demands: trio.MemoryReceiveChannel[Demand]
+    grants: Grants,
+    lane: LaneId,
+    wait_s: float,
+    demands: trio.MemoryReceiveChannel[Demand],
+    retired: trio.Event,
 ) -> tuple[Candidate | None, int]:
     """Ask the server; return what it has, and by how many more or fewer are wanted than before.
 
     Raises:
         ServerError: see ``Grants.ask``.
-        trio.EndOfChannel: nothing will be wanted any more; the answer was not waited for.
+        trio.EndOfChannel: nothing will be wanted any more; the answer was not waited for, or only a moment.
     """
     found: Candidate | None = None
     error: ServerError | None = None
@@ -100,7 +114,13 @@ async def ask(
                 change += demand.change
             nursery.cancel_scope.cancel()
 
+        async def retire() -> None:
+            await retired.wait()
+            await trio.sleep(ANSWER_S)
+            nursery.cancel_scope.cancel()
+
         nursery.start_soon(listen)
+        nursery.start_soon(retire)
         try:
             found = await grants.ask(lane, wait_s)
         except ServerError as caught:

@@ -179,7 +179,9 @@ async def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseN
     """Have the lease renewed, and send the claim to the child behind the slot."""
     # One message, so that the renewer never waits for an executor.
     lease_end_send, lease_end_receive = trio.open_memory_channel[LeaseEnd](1)
-    LOG.info("claimed", extra={"execution": claim.lease.execution_id, "attempt": claim.lease.attempt_index})
-    await leases.send(Track(claim.lease, lease_end_send))
+    lease = claim.lease
+    told = {"execution": lease.execution_id, "attempt": lease.attempt_index}
+    LOG.info("claimed", extra={**told, "kind": claim.execution_kind, "lane": lease.lane})
+    await leases.send(Track(lease, lease_end_send))
     async with slot.assignments:
         await slot.assignments.send(Assignment(claim, lease_end_receive))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import trio
+from trio_util import move_on_when
 
 from ffsuper.channels import Assignment, LeaseNews, Release, Slot
 from ffsuper.child.nest import Fault, Nest
@@ -27,7 +28,6 @@ from ffsuper.messages import (
     FRAMES_IN_FLIGHT,
     Claim,
     CreateWaitpoint,
-    Deferred,
     Emit,
     Emitted,
     Ended,
@@ -44,7 +44,7 @@ from ffsuper.sansio.attempt import Ladder, Step, after_deadline, crashed, killed
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.attempts import Attempts, FrameWriter
-from ffsuper.store.delivery import Delivered, deliver, told
+from ffsuper.store.delivery import HANDED_BACK, Delivered, deliver, told
 from ffsuper.store.outcomes import Outcomes
 
 LOG = logging.getLogger(__name__)
@@ -57,8 +57,6 @@ CRASH_REPORT_S = 1.0
 HAND_BACK_S = 5.0
 CLOSE_S = 5.0
 LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
-# A time long past on every clock: whoever takes the execution next may start at once.
-AT_ONCE = Deferred(until_ms=0)
 # The lease ended before there was an outcome.
 LOST = Delivered("lost")
 
@@ -70,6 +68,7 @@ async def run(
     attempts: Attempts,
     slots: trio.MemorySendChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
+    retired: trio.Event,
     draining: trio.Event,
     margin_s: float,
     settings: ChildrenConfig,
@@ -80,6 +79,7 @@ async def run(
 
     Args:
         first_child: a child that is ready already.
+        retired: set when nobody is about to take slots any more: no child is made for the next one.
         draining: set when the worker drains; the handlers are told.
         ledger: told of each attempt.
         margin_s: how long before a lease can end it is given up.
@@ -95,7 +95,7 @@ async def run(
         try:
             async with trio.open_nursery() as lines:
                 for _ in range(settings.tasks_per_process):
-                    lines.start_soon(serve_slot, nest, attempt, outcomes, slots, leases, pulses, ledger)
+                    lines.start_soon(serve_slot, nest, attempt, outcomes, slots, leases, retired, pulses, ledger)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                 await nest.close()
@@ -114,6 +114,7 @@ async def serve_slot(
     outcomes: Outcomes,
     slots: trio.MemorySendChannel[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
+    retired: trio.Event,
     pulses: Pulses,
     ledger: Ledger,
 ) -> None:
@@ -121,8 +122,9 @@ async def serve_slot(
     async with pulses.open("executor") as pulse:
         while True:
             with pulse.resting:
-                await nest.ready_child()
-                assignment = await offer_slot(slots)
+                async with move_on_when(retired.wait) as making:
+                    await nest.ready_child()
+                assignment = None if making.cancelled_caught else await offer_slot(slots)
             if assignment is None:
                 return
             await execute(nest, attempt, assignment, outcomes, leases, pulse, ledger)
@@ -156,13 +158,17 @@ async def execute(
     claim = assignment.claim
     outcome: Outcome | None = None
     settled: Delivered | None = None
+    about: dict[str, object] = {}
     try:
         while settled is None:
             with pulse.resting:
                 child = await nest.ready_child()
-            ledger.began(claim, child.pid, trio.current_time())
+            began_s = trio.current_time()
+            ledger.began(claim, child.pid, began_s)
+            about["child"] = child.pid
             outcome = await attempt.run(child, claim, assignment, pulse)
-            settled = LOST if outcome is None else await deliver(outcomes, claim, outcome, pulse)
+            about["seconds"] = round(trio.current_time() - began_s, 3)
+            settled = LOST if outcome is None else await deliver(outcomes, claim, outcome, pulse, about=about)
             if settled.signals is not None:
                 # The signals had come before the suspension: the handler is called again, under the same lease.
                 claim, outcome = replace(claim, attempt_type="resumed", signals=settled.signals), None
@@ -170,9 +176,10 @@ async def execute(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HAND_BACK_S):
             if settled is None:
+                ledger.cut_off += 1
                 if outcome is None:
                     await nest.kill_and_wait()
-                settled = await deliver(outcomes, claim, outcome or AT_ONCE, pulse, doubt=True)
+                settled = await deliver(outcomes, claim, outcome or HANDED_BACK, pulse, about=about, doubt=True)
             ledger.ended(claim.lease.lease_id, settled.outcome, trio.current_time(), settled.why)
             with contextlib.suppress(trio.BrokenResourceError):  # a hard stop ends the renewer too
                 await leases.send(Release(claim.lease.lease_id))
@@ -290,7 +297,7 @@ class Attempt:
         if fault is None:
             return crashed(death), crash.report(death, "")
         if fault.culprit not in (None, number):
-            return AT_ONCE, ""
+            return HANDED_BACK, ""
         told_fault = Failed(f"child {child.pid} {fault.reason}", fault.category)
         failure = told_fault if fault.culprit is None else killed(ladder.reason)
         return failure, crash.report(death, failure.reason)

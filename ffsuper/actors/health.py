@@ -27,6 +27,12 @@ PORT = 9464
 BACKLOG = 64
 # The store is asked no more often than this, however many probes ask us.
 ASK_AGAIN_S = 1.0
+# Who cannot listen at an address, by errno.
+WHAT_THEN = {
+    errno.EADDRINUSE: 'name another one, or "auto" for a free port',
+    errno.EACCES: "name a port above 1023",
+    errno.EADDRNOTAVAIL: "name an address of this machine",
+}
 INDEX = b"ffsuper worker: /livez /readyz /metrics\n"
 
 
@@ -100,7 +106,8 @@ def open_listener(address: str) -> socket.socket | None:
     try:
         return listen(host.strip("[]"), int(port))
     except OSError as error:
-        raise ConfigError([f"[status] listen: {address}: {error.strerror}"]) from None
+        advice = WHAT_THEN.get(error.errno or 0, "name another one")
+        raise ConfigError([f"[status] listen: {address}: {error.strerror}: {advice}"]) from None
 
 
 def open_automatically() -> socket.socket | None:

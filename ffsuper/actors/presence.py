@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
-import time
-import uuid
-from pathlib import Path
+from collections.abc import Awaitable
+from typing import TypeVar
 
-import psutil
 import trio
 
-from ffsuper.errors import FencedError, InstanceTakenError
+from ffsuper.errors import FencedError, InstanceTakenError, StoreError
+from ffsuper.holder import describe_self, described, is_provably_dead, told_by
 from ffsuper.messages import Order
 from ffsuper.sansio.pulse import Pulse
 from ffsuper.standing import Standing
@@ -25,11 +22,11 @@ from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.presence import Presence
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RENEWALS_PER_TTL = 4
 RENEWALS_PER_ADVERTISEMENT = 4
 WITHDRAW_S = 2.0
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # An announcement for every worker: tell how you stand.
 ALL = b"*"
 # What comes through the store; the rest is for signals.
@@ -65,27 +62,30 @@ async def run(
     post = Post(presence, standing, holder, ttl_ms, orders)
     async with changed, announced, orders:
         try:
-            await advertise(presence, standing)
+            await post.advertise()
             await post.tell()
             task_status.started(predecessor)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(follow_changes, presence, post, standing, changed)
+                nursery.start_soon(follow_changes, post, changed)
                 nursery.start_soon(follow_orders, instance_id, post, announced)
                 async with standing.pulses.open("presence") as pulse:
                     taken_by = await keep_key(presence, post, standing, pulse)
                 nursery.cancel_scope.cancel()
-            raise FencedError(f"another process has taken this worker's instance id: {described(taken_by)}")
+            raise FencedError(
+                f"another process has taken this worker's instance id, {instance_id!r} ([worker] instance_id):"
+                f" {described(taken_by)}"
+            )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):
-                await leave(presence, holder)
+                await leave(presence, post)
 
 
-async def leave(presence: Presence, holder: bytes) -> None:
+async def leave(presence: Presence, post: Post) -> None:
     """Withdraw all that was written, unless it is another's by now; the key comes last, for it keeps others out."""
     try:
-        if await presence.holder() in (holder, b""):
-            await presence.withdraw()
-            await presence.release_alive(holder)
+        if await presence.holder() in (post.holder, b""):
+            await post.withdraw()
+            await presence.release_alive(post.holder)
     except STORE_AWAY as error:
         LOG.warning("alive key left to expire", extra={"error": error})
 
@@ -94,15 +94,18 @@ async def take_key(presence: Presence, holder: bytes, ttl_ms: int) -> int | None
     """Take the alive key, from a holder that is provably dead if need be; return this one's process id."""
     while (found := await presence.take_alive(holder, ttl_ms)) is not None:
         if found and not is_provably_dead(found):
-            raise InstanceTakenError(f"another worker holds this instance id: {described(found)}")
+            raise InstanceTakenError(
+                f"another worker holds the instance id {presence.instance_id!r} ([worker] instance_id):"
+                f" {described(found)}"
+            )
         if await presence.replace_alive(found, holder, ttl_ms):
             LOG.info("alive key taken over from a dead process", extra={"holder": described(found)})
-            return int(json.loads(found)["pid"]) if found else None
+            return int(told_by(found)["pid"]) if found else None
     return None
 
 
 class Post:
-    """What goes to operators and comes from them."""
+    """What goes to operators and comes from them; a worker can do without, should a key hold something else."""
 
     def __init__(
         self,
@@ -120,14 +123,37 @@ class Post:
         told = json.loads(holder)
         self._self = {name: told[name] for name in ("nonce", "host", "pid")}
         self._obeyed = b""
+        self._damage: set[str] = set()
+
+    async def advertise(self) -> None:
+        """Publish what the worker takes on."""
+        offer = self._standing.advertised()
+        await self._tolerantly(self._presence.advertise(offer.capabilities, offer.lanes))
 
     async def tell(self) -> None:
         """Write how the worker stands."""
-        await self._presence.tell(json.dumps(self._self | self._standing.report()), self.ttl_ms)
+        status = json.dumps(self._self | self._standing.report())
+        await self._tolerantly(self._presence.tell(status, self.ttl_ms))
+
+    async def withdraw(self) -> None:
+        """Take all of it back."""
+        await self._tolerantly(self._presence.withdraw())
+
+    async def _tolerantly(self, call: Awaitable[T]) -> T | None:
+        """Return what a call returns; nothing when a key is in its way, which is told once."""
+        try:
+            return await call
+        except STORE_AWAY:
+            raise
+        except StoreError as error:
+            if str(error) not in self._damage:
+                self._damage.add(str(error))
+                LOG.error("key of another type in the store", extra={"error": error})
+            return None
 
     async def look(self) -> None:
         """Obey the last order, if it is for this very process and was not obeyed yet."""
-        found = await self._presence.order()
+        found = await self._tolerantly(self._presence.order()) or b""
         if found == self._obeyed:
             return
         self._obeyed = found
@@ -139,11 +165,9 @@ class Post:
 
 def order_for(found: bytes, nonce: str) -> Order | None:
     """Return the order in a key; None when there is none for the process with this nonce."""
-    try:
-        told = json.loads(found)
-        return REMOTE[told["order"]] if told["nonce"] == nonce else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    told = told_by(found)
+    order = told.get("order")
+    return REMOTE.get(order) if told.get("nonce") == nonce and isinstance(order, str) else None
 
 
 async def keep_key(presence: Presence, post: Post, standing: Standing, pulse: Pulse) -> bytes:
@@ -161,7 +185,7 @@ async def keep_key(presence: Presence, post: Post, standing: Standing, pulse: Pu
         stuck = standing.stuck()
         try:
             if number % RENEWALS_PER_ADVERTISEMENT == 0 and not stuck:
-                await advertise(presence, standing)
+                await post.advertise()
             holder = await renew_key(presence, post, stuck)
             standing.store_answers = True
             if holder == post.holder:
@@ -191,19 +215,11 @@ async def renew_key(presence: Presence, post: Post, stuck: list[str]) -> bytes:
     return post.holder if taken_by is None else taken_by
 
 
-async def advertise(presence: Presence, standing: Standing) -> None:
-    """Publish what the worker takes on."""
-    offer = standing.advertised()
-    await presence.advertise(offer.capabilities, offer.lanes)
-
-
-async def follow_changes(
-    presence: Presence, post: Post, standing: Standing, changed: trio.MemoryReceiveChannel[None]
-) -> None:
+async def follow_changes(post: Post, changed: trio.MemoryReceiveChannel[None]) -> None:
     """Advertise and tell at once what has changed."""
     async for _ in changed:
         try:
-            await advertise(presence, standing)
+            await post.advertise()
             await post.tell()
         except STORE_AWAY as error:
             LOG.debug("not advertised yet", extra={"error": error})  # comes with a later renewal
@@ -218,50 +234,3 @@ async def follow_orders(instance_id: str, post: Post, announced: trio.MemoryRece
                 await post.tell()
             except STORE_AWAY as error:
                 LOG.debug("order not read yet", extra={"error": error})  # is seen at the next renewal
-
-
-def describe_self() -> bytes:
-    """Return what the alive key says about this process: a nonce, and how to tell whether it still lives."""
-    process = psutil.Process()
-    return json.dumps(
-        {
-            "nonce": uuid.uuid4().hex,
-            "host": socket.gethostname(),
-            "boot": BOOT_ID.read_text().strip(),
-            "pid": os.getpid(),
-            "process_started": process.create_time(),
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-    ).encode()
-
-
-def is_provably_dead(holder: bytes) -> bool:
-    """Tell whether the holder was a process of this very boot of this host, and is gone.
-
-    A holder that says less about itself (a worker of the reference stores ``1``) is never taken for dead.
-    """
-    try:
-        told = json.loads(holder)
-        if told["host"] != socket.gethostname() or told["boot"] != BOOT_ID.read_text().strip():
-            return False
-        pid, started_s = told["pid"], told["process_started"]
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # another user's, perhaps hidden from us
-    except (ValueError, KeyError, TypeError, OverflowError):
-        return False
-    try:
-        return bool(psutil.Process(pid).create_time() != started_s)
-    except psutil.Error:
-        return False
-
-
-def described(holder: bytes) -> str:
-    """Say who holds an alive key."""
-    try:
-        told = json.loads(holder)
-        return f"process {told['pid']} on {told['host']}, since {told['since']}"
-    except (ValueError, KeyError, TypeError):
-        return f"a process that says {holder.decode(errors='replace')!r}"

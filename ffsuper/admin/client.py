@@ -265,7 +265,7 @@ class AdminClient(AnyClient, BudgetVerbs):
         Args:
             index: ``eligible``, ``delayed``, ``active``, ``suspended``, ``terminal``, ``blocked:route``, ...
         """
-        known = submissions.valid_lane(lane)
+        known = submissions.valid_lane(lane, "list")
         found = [one for number in range(self._counts().flow) for one in self._listed(known, number, index, limit)]
         found.sort(key=lambda one: (-int(one.record["priority"]), int(one.record["created_at"] or 0)))
         return found[:limit]

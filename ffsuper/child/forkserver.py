@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import gc
 import json
@@ -58,6 +59,9 @@ class Settings:
 def main() -> int:
     """Serve until the control socket ends."""
     die_with_parent(signal.SIGTERM)
+    # Should the import of the handlers crash or hang, this shows where.
+    faulthandler.enable(runtime.STDERR)
+    faulthandler.register(signal.SIGQUIT, runtime.STDERR, all_threads=True, chain=False)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings(**json.loads(sys.argv[2]))

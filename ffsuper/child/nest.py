@@ -17,8 +17,9 @@ import trio
 
 from ffsuper.child.process import Child, ForkServer
 from ffsuper.config import ChildrenConfig
-from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
+from ffsuper.errors import ChildError, ForkServerGoneError, HandlersError, RemoteProtocolError, RestartLimitError
 from ffsuper.messages import Death, Drain, Ended, FromTask, Ready, Unfit
+from ffsuper.sansio.attempt import manner
 from ffsuper.sansio.backoff import Backoff
 from ffsuper.sansio.crash import signal_name
 from ffsuper.sansio.ledger import Ledger
@@ -65,6 +66,10 @@ class Fault:
     culprit: int | None = None
 
 
+# No task has this number: what runs is handed back.
+HARD_STOP = Fault("killed: what it runs is handed back", culprit=0)
+
+
 class Nest:
     """A child, and the tasks that run in it."""
 
@@ -99,13 +104,16 @@ class Nest:
 
         Raises:
             HandlersError: the handlers do not load, or cannot run so many at once.
+            ForkServerGoneError: there will be no more children.
             RestartLimitError: too many have died.
         """
         async with self._changing:
             if self._child is not None and self._child.is_dead:
-                self._ledger.deaths[cause(await self._child.wait_dead(), self.fault_of(self._child))] += 1
+                death, fault = await self._child.wait_dead(), self.fault_of(self._child)
+                self._ledger.deaths[cause(death, fault)] += 1
                 await self._part()
-                self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit)
+                how = manner(death) if fault is None else f"was {fault.reason}"
+                self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit, how)
             if self._child is not None and self._is_worn():
                 while self._runs:
                     await self._idle.wait()
@@ -115,14 +123,19 @@ class Nest:
             while self._child is None:
                 try:
                     self._take(await self._fork_server.spawn())
-                except HandlersError:
+                except (HandlersError, ForkServerGoneError):
                     raise
                 except ChildError as error:
                     LOG.error("child did not start", extra={"error": error})
                     self._ledger.deaths[STILLBORN] += 1
-                    self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit)
-                    await trio.sleep(backoff.pause_s(1.0))
+                    how = f"did not start: {str(error).splitlines()[0]}"
+                    self._deaths = admit_restart(self._deaths, trio.current_time(), self._limit, how)
                     backoff = backoff.failed()
+                    if backoff.tries > self.settings.max_restarts:
+                        # Tries that take long, or wait long for one another, never become many within the window.
+                        many = f"{backoff.tries} children in a row did not start ([children] max_restarts)"
+                        raise RestartLimitError(f"{many}: the last one {how}") from None
+                    await trio.sleep(backoff.pause_s(1.0))
             return self._child
 
     def open_task(self, child: Child, told: Mapping[str, object]) -> tuple[int, trio.MemoryReceiveChannel[FromTask]]:
@@ -155,7 +168,8 @@ class Nest:
 
     def kill(self, child: Child, fault: Fault) -> None:
         """Kill the child; the first fault counts."""
-        self._faults.setdefault(child, fault)
+        if self._faults.setdefault(child, fault) is fault and not child.is_dead:
+            LOG.warning("child killed", extra={"child": child.pid, "reason": fault.reason})
         child.kill()
 
     def fault_of(self, child: Child) -> Fault | None:
@@ -163,9 +177,10 @@ class Nest:
         return self._faults.get(child)
 
     async def kill_and_wait(self) -> None:
-        """Kill the child, if there is one, and wait until it is dead."""
+        """Kill the child, if there is one, and wait until it is dead; of what runs in it, nothing is at fault."""
         if self._child is not None:
-            self._child.kill()
+            if not self._child.is_dead:
+                self.kill(self._child, HARD_STOP)
             await self._child.wait_dead()
 
     async def drain(self) -> None:

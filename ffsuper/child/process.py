@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import psutil
 import trio
 
 from ffsuper.child import codec
-from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
+from ffsuper.errors import ChildError, ForkServerGoneError, HandlersError, RemoteProtocolError
 from ffsuper.messages import (
     Death,
     FromChild,
@@ -45,6 +45,9 @@ CONTROL_BYTES = 4096
 LINE_BYTES = 2_000
 # After a death: for output that is still in the pipes, unless somebody else holds them open.
 OUTPUT_S = 0.2
+# For a process that hangs to write its stacks, of which so many lines are told: the innermost come first.
+STACKS_S = 0.3
+STACK_LINES = 6
 # A child that is asked to go may take this long.
 LEAVE_S = 1.0
 SERVER_LEAVE_S = 2.0
@@ -93,17 +96,28 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
 
     Args:
         on_output: called with the child, ``stdout`` or ``stderr``, and a line, for all that children print.
+
+    Raises:
+        ChildError: it does not start.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(ours)
+            process = start_fork_server(settings, theirs)
+            unless_started.pop_all()
+    except OSError as error:
+        raise ChildError(f"the fork server does not start: {error}") from None
     with ours:
-        process = start_fork_server(settings, theirs)
-        server = ForkServer(ours, settings.boot_timeout_s, on_output)
+        server = ForkServer(ours, process, settings.boot_timeout_s, on_output)
         try:
             async with trio.open_nursery() as nursery:
                 server.nursery = nursery
-                nursery.start_soon(server.hear)
-                yield server
-                nursery.cancel_scope.cancel()
+                server.attend(server.hear)
+                try:
+                    yield server
+                finally:
+                    server.leave()
         finally:
             ours.close()
             with trio.CancelScope(shield=True):
@@ -182,6 +196,16 @@ def child_environment(added: Mapping[str, str]) -> dict[str, str]:
     return inherited | dict(added)
 
 
+async def end_of(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended that has just closed its connection."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        await trio.to_thread.run_sync(process.wait, LEAVE_S)
+    if process.returncode is None:
+        return "has closed its connection"
+    code = process.returncode
+    return f"exited with code {code}" if code >= 0 else f"was killed by {crash.signal_name(-code)}"
+
+
 def end_fork_server(process: subprocess.Popen[bytes]) -> None:
     """Wait until the fork server has seen its control socket end; kill it if it does not."""
     try:
@@ -196,15 +220,21 @@ class ForkServer:
 
     nursery: trio.Nursery
 
-    def __init__(self, control: socket.socket, boot_timeout_s: float, on_output: OnOutput) -> None:
+    def __init__(
+        self, control: socket.socket, process: subprocess.Popen[bytes], boot_timeout_s: float, on_output: OnOutput
+    ) -> None:
         control.setblocking(False)
         self._control = control
+        self._process = process
         self._boot_timeout_s = boot_timeout_s
         self._on_output = on_output
         self._spawned = 0
         self._births: dict[int, trio.MemorySendChannel[int]] = {}
         self._children: dict[int, Child] = {}
         self._ended = False
+        self._how = "has ended"
+        self._left = False
+        self._attending: list[trio.CancelScope] = []
 
     async def spawn(self) -> Child:
         """Return a child that has loaded the handlers and waits for work.
@@ -213,27 +243,36 @@ class ForkServer:
             HandlersError: the handlers do not load.
             ChildError: the child died or was not ready in time, or the fork server is gone.
         """
-        child = await self._fork()
+        child: Child | None = None
         try:
             with trio.fail_after(self._boot_timeout_s):
+                child = await self._fork()
                 await child.boot()
         except BaseException as error:
-            child.kill()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
-                await child.aclose()
             if isinstance(error, trio.TooSlowError):
-                raise ChildError(f"child {child.pid} was not ready within {self._boot_timeout_s:g} s") from None
+                await self._show_stacks(child)
+            if child is not None:
+                child.kill()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
+                    await child.aclose()
+            if isinstance(error, trio.TooSlowError):
+                who = "the fork server, which imports the handlers," if child is None else f"child {child.pid}"
+                told = f"{who} was not ready within {self._boot_timeout_s:g} s ([children] boot_timeout_s)"
+                where = ["where it hung is in the log"] if child is None else child.last_stacks()
+                raise ChildError("\n".join([told, *where])) from None
+            if isinstance(error, OSError):
+                raise ChildError(f"no child can be made: {error}") from None
             raise
         return child
 
     async def _fork(self) -> Child:
         """Ask for a child and wait for its process id."""
         if self._ended:
-            raise ChildError("the fork server has ended")
-        messages, messages_theirs = socket.socketpair()
-        with contextlib.ExitStack() as theirs:
+            raise self._gone()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            messages, messages_theirs = map(ours.enter_context, socket.socketpair())
             theirs.enter_context(messages_theirs)
-            stdout, stderr, death = (pipe_for_child(theirs, ours_reads=reads) for reads in (True, True, False))
+            stdout, stderr, death = (pipe_for_child(ours, theirs, ours_reads=reads) for reads in (True, True, False))
             self._spawned += 1
             number = self._spawned
             # One message: the birth is told without waiting.
@@ -241,21 +280,50 @@ class ForkServer:
             self._births[number] = birth_send
             passed = [messages_theirs.fileno(), stdout.theirs, stderr.theirs, death.theirs]
             await self._ask({"spawn": number}, passed)
-        try:
-            pid = await birth.receive()
-        except BaseException as error:
-            messages.close()
-            for pipe in (stdout, stderr, death):
-                os.close(pipe.ours)
-            if isinstance(error, trio.EndOfChannel):
-                raise ChildError("the fork server ended instead of making a child") from None
-            raise
-        child = Child(pid, messages, death.ours)
+            theirs.close()
+            try:
+                pid = await birth.receive()
+            except trio.EndOfChannel:
+                raise self._gone() from None
+            child = Child(pid, messages, death.ours)
+            ours.pop_all()
         self._children[pid] = child
         child.outputs_left = 2
         for name, pipe in (("stdout", stdout), ("stderr", stderr)):
-            self.nursery.start_soon(child.read_output, name, pipe.ours, self._on_output)
+            self.attend(child.read_output, name, pipe.ours, self._on_output)
         return child
+
+    async def _show_stacks(self, child: Child | None) -> None:
+        """Have what hangs write its stacks to stderr; without a child it is the fork server itself."""
+        if child is None:
+            self._process.send_signal(signal.SIGQUIT)
+            return
+        child.dump_stacks()
+        with trio.move_on_after(STACKS_S, shield=True):
+            await child.wait_dead()
+
+    def _gone(self) -> ForkServerGoneError:
+        return ForkServerGoneError(
+            f"the fork server, which imports the handlers, {self._how}; what it printed is in the log"
+        )
+
+    def attend(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task in the background until ``leave``, though all around is cancelled: it confirms deaths."""
+        self.nursery.start_soon(self._attended, task, *args)
+
+    async def _attended(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        with trio.CancelScope(shield=True) as scope:
+            self._attending.append(scope)
+            if self._left:
+                scope.cancel()
+            await task(*args)
+        self._attending.remove(scope)
+
+    def leave(self) -> None:
+        """End the tasks in the background."""
+        self._left = True
+        for scope in self._attending:
+            scope.cancel()
 
     async def _ask(self, request: Mapping[str, int], descriptors: list[int]) -> None:
         data = json.dumps(request).encode()
@@ -266,7 +334,7 @@ class ForkServer:
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._control)
             except (BrokenPipeError, ConnectionResetError):
-                raise ChildError("the fork server has ended") from None
+                raise self._gone() from None
             else:
                 return
 
@@ -286,6 +354,7 @@ class ForkServer:
             if not report:
                 break
             self._note(json.loads(report))
+        self._how = await end_of(self._process)
         # Its children die with it, by their death signal; nobody is left to say how.
         self._ended = True
         for birth in self._births.values():
@@ -300,7 +369,7 @@ class ForkServer:
         child = self._children.pop(report["died"], None)
         if child is not None:
             code = os.waitstatus_to_exitcode(report["status"])
-            self.nursery.start_soon(
+            self.attend(
                 child.note_death,
                 code if code >= 0 else None,
                 -code if code < 0 else None,
@@ -316,10 +385,11 @@ class Pipe:
     theirs: int
 
 
-def pipe_for_child(theirs: contextlib.ExitStack, *, ours_reads: bool) -> Pipe:
-    """Make a pipe whose far end is closed here when ``theirs`` is left."""
+def pipe_for_child(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, ours_reads: bool) -> Pipe:
+    """Make a pipe whose ends are closed here when ``ours`` and ``theirs`` are left."""
     read, write = os.pipe2(os.O_CLOEXEC)
     pipe = Pipe(read, write) if ours_reads else Pipe(write, read)
+    ours.callback(os.close, pipe.ours)
     theirs.callback(os.close, pipe.theirs)
     return pipe
 
@@ -344,7 +414,7 @@ class Child:
         self._interrupts_sent = False
         self._messages = trio.socket.from_stdlib_socket(messages)
         self._decoder = frame.Decoder()
-        self._death_pipe = death_pipe
+        self._death_pipe: int | None = death_pipe
         try:
             self._pidfd: int | None = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -449,6 +519,11 @@ class Child:
         """Have all threads' stacks written to the child's stderr; works whatever the interpreter is doing."""
         self._signal(signal.SIGQUIT)
 
+    def last_stacks(self) -> list[str]:
+        """Return the beginning of its last stack dump, once it is dead, without the machinery of imports."""
+        dump = self._death.stack_dump if self._death else ()
+        return [line.text for line in dump if "<frozen importlib" not in line.text][:STACK_LINES]
+
     def kill(self) -> None:
         """Kill the child; its death is confirmed later."""
         self._signal(signal.SIGKILL)
@@ -477,8 +552,17 @@ class Child:
             self.forget()
 
     def forget(self) -> None:
-        """Close the socket; nobody listens any more."""
+        """Close what is open; nobody listens any more."""
         self._messages.close()
+        self._close_handles()
+
+    def _close_handles(self) -> None:
+        if self._death_pipe is not None:
+            os.close(self._death_pipe)
+            self._death_pipe = None
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
 
     async def note_death(self, exit_code: int | None, by_signal: int | None, peak_memory_bytes: int) -> None:
         """Take the report of the fork server, once the child's last output is read."""
@@ -492,10 +576,7 @@ class Child:
         # Descendants may hold the other end: say the end ourselves. What is in the buffer is still received.
         with contextlib.suppress(OSError):
             self._plain_socket.shutdown(socket.SHUT_RDWR)
-        os.close(self._death_pipe)
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        self._close_handles()
 
     async def read_output(self, name: str, descriptor: int, on_output: OnOutput) -> None:
         """Read a pipe to its end, line by line."""

@@ -26,6 +26,8 @@ from ffsuper.messages import Completed, Ended, Failed, HandlerSettings, Outcome,
 REASON_CHARACTERS = 2_000
 # The descriptor, for user code may have put something else in the place of sys.stderr.
 STDERR = 2
+# Files of who imports the user's modules.
+IMPORTERS = (str(Path(__file__).parent), importlib.__file__, "<frozen importlib")
 
 
 def run(supervisor: socket.socket, modules: Sequence[str], python_path: Sequence[str]) -> int:
@@ -67,13 +69,23 @@ def load_handlers(modules: Sequence[str], python_path: Sequence[str]) -> Unfit |
             return Unfit(str(error), "")
         except BaseException as error:  # noqa: BLE001 -- whatever a user's module does, the operator is to read it
             told = f"{type(error).__name__}: {error}"
-            return Unfit(f"module {module!r} does not import: {told}", traceback.format_exc())
+            return Unfit(f"module {module!r} does not import: {told}", import_traceback(error))
     if not registry.HANDLERS:
         return Unfit(f"no handler is registered by {', '.join(modules)}: decorate a function with @handler(kind)", "")
     libraries = {one.library for one in registry.HANDLERS.values()} - {None}
     if len(libraries) > 1:
         return Unfit("async handlers of one worker must all run on trio, or all on asyncio", "")
     return None
+
+
+def import_traceback(error: BaseException) -> str:
+    """Return the traceback of an import, from the user's first line on; empty where that is all that was said."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(IMPORTERS):
+        trace = trace.tb_next
+    if trace is None and not isinstance(error, SyntaxError):
+        return ""
+    return "".join(traceback.format_exception(error.with_traceback(trace)))
 
 
 class Runtime:

@@ -30,6 +30,7 @@ SERVER_HELP = (
     "certificates to trust, for https (default: the system's)",
 )
 SHORTEST_INTERVAL_S = 0.1
+HIGHEST_PRIORITY = 9000
 SHELLS = ("bash", "zsh", "fish")
 # Indexes of a lane, as ``store.submissions`` names them.
 STATES = (
@@ -244,8 +245,8 @@ def add_submit(commands: Commands[Parser]) -> None:
     submit.add_argument("payload", nargs="?", default="", metavar="PAYLOAD", help=PAYLOAD)
     submit.add_argument("--lane", default="default", help="where it waits for a worker (default: default)")
     submit.add_argument("--namespace", default="default", help="whose it is (default: default)")
-    submit.add_argument("--priority", type=int, default=0, metavar="0..9000", help="higher first (default: 0)")
-    submit.add_argument("--delay", type=float, metavar="SECONDS", help="do not start before")
+    submit.add_argument("--priority", type=priority, default=0, metavar="0..9000", help="higher first (default: 0)")
+    submit.add_argument("--delay", type=seconds, metavar="SECONDS", help="do not start before")
     submit.add_argument("--idempotency-key", default="", metavar="KEY", help="submit once under this key within 24 h")
     submit.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     submit.add_argument(
@@ -271,6 +272,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def priority(text: str) -> int:
+    """Read an execution's priority."""
+    number = int(text)
+    if not 0 <= number <= HIGHEST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {HIGHEST_PRIORITY}")
     return number
 
 

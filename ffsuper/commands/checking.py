@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ffsuper import config_loader
-from ffsuper.cli import EXITS, Exit
 from ffsuper.commands.checks.finding import problem
 from ffsuper.commands.checks.report import Report, look
 from ffsuper.commands.colour import Meaning, painted
+from ffsuper.commands.exits import Exit, exit_of
 from ffsuper.commands.places import store_settings
 from ffsuper.errors import ConfigError
 from ffsuper.store import embedded, libraries
@@ -61,7 +61,7 @@ def check(options: argparse.Namespace) -> Exit:
         print(json.dumps({**texts, "kinds": report.kinds, "settings": settings_of(rows)}, indent=2))
     sys.stdout.flush()
     tell(report, options.config)
-    return next((code_of(one.error) for one in report.findings if one.error is not None), Exit.OK)
+    return next((exit_of(one.error) or Exit.DEFECT for one in report.findings if one.error is not None), Exit.OK)
 
 
 def print_settings(rows: list[tuple[str, str, str]]) -> None:
@@ -78,11 +78,6 @@ def tell(report: Report, file: Path) -> None:
     for one in report.findings:
         print(f"ffsuper: {'' if one.error else 'warning: '}{one.text}", file=sys.stderr)
     print(f"ffsuper: {file}: {report.summary()}", file=sys.stderr)
-
-
-def code_of(kind: type[BaseException]) -> Exit:
-    """Return the exit code of a worker that ends with such an error."""
-    return next((code for known, code in EXITS if issubclass(kind, known)), Exit.DEFECT)
 
 
 def settings_of(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, dict[str, Any]]]:

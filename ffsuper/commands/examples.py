@@ -158,22 +158,22 @@ exit codes:
 {STORE}""",
     "quiet": f"""\
 examples:
-  ffsuper quiet thumbnails
-  ffsuper quiet thumbnails --wait 10 && ffsuper workers
+  ffsuper quiet thumbnails@web1
+  ffsuper quiet thumbnails@web1 --wait 10 && ffsuper workers
 
 exit codes:
 {NO_WORKER}""",
     "resume": f"""\
 examples:
-  ffsuper resume thumbnails
-  ffsuper resume thumbnails --wait 10
+  ffsuper resume thumbnails@web1
+  ffsuper resume thumbnails@web1 --wait 10
 
 exit codes:
 {NO_WORKER}""",
     "drain": f"""\
 examples:
-  ffsuper drain thumbnails                as SIGTERM does, from anywhere
-  ffsuper drain thumbnails --wait 600 && echo it has ended
+  ffsuper drain thumbnails@web1           as SIGTERM does, from anywhere
+  ffsuper drain thumbnails@web1 --wait 600 && echo it has ended
 
 exit codes:
 {NO_WORKER}""",

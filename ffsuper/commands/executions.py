@@ -13,14 +13,15 @@ from ffsuper.admin.client import AdminClient
 from ffsuper.client import Client
 from ffsuper.clients import Execution
 from ffsuper.commands.colour import painted_state
+from ffsuper.commands.exits import Exit
 from ffsuper.commands.places import open_client, read_token
-from ffsuper.commands.texts import described, event, moment, with_crash_report
-from ffsuper.errors import InvalidRequestError
+from ffsuper.commands.texts import described, event, harmless, moment, printable, with_crash_report
+from ffsuper.errors import InvalidRequestError, LeaseLostError
 
 
 def submit(options: argparse.Namespace) -> bool:
     """Submit, and wait if asked; False when it ended otherwise than completed."""
-    payload, tags, policy = read_payload(options.payload), read_tags(options.tag), read_policy(options.policy)
+    payload, tags, policy = read_payload(options), read_tags(options.tag), read_policy(options.policy)
     with open_client(options) as client:
         execution_id = client.submit(
             options.kind,
@@ -40,26 +41,34 @@ def submit(options: argparse.Namespace) -> bool:
         return write_result(client, client.wait(execution_id, options.wait))
 
 
-def read_payload(text: str) -> bytes:
-    """Return the payload that the argument names: JSON text, ``@file``, or ``-`` for standard input.
+def read_payload(options: argparse.Namespace) -> bytes:
+    """Return the payload that the options name: JSON text, ``@file``, or ``-`` for standard input.
 
     Raises:
         InvalidRequestError: the text is no JSON, or the file cannot be read.
     """
+    text: str = options.payload
     if text == "-":
+        if sys.stdin is None:
+            raise wrong_payload(options, "payload -: standard input is closed")
         return sys.stdin.buffer.read()
     if text.startswith("@"):
         try:
             return Path(text[1:]).read_bytes()
         except OSError as error:
-            raise InvalidRequestError("submit", "invalid_input", (f"payload {text}: {error.strerror}",)) from None
+            raise wrong_payload(options, f"payload {text}: {error.strerror}") from None
     if text:
         try:
             json.loads(text)
         except ValueError as error:
             hint = "quote strings twice, as '\"text\"', or pass other data by @FILE or -"
-            raise InvalidRequestError("submit", "invalid_input", (f"payload is not JSON: {error}; {hint}",)) from None
+            raise wrong_payload(options, f"payload is not JSON: {error}; {hint}") from None
     return text.encode()
+
+
+def wrong_payload(options: argparse.Namespace, why: str) -> InvalidRequestError:
+    """Return what is raised for a payload that cannot be sent."""
+    return InvalidRequestError(options.subcommand, "invalid_input", (why,))
 
 
 def read_tags(texts: list[str]) -> dict[str, str]:
@@ -89,11 +98,14 @@ def show(options: argparse.Namespace) -> bool:
     with open_client(options) as client:
         execution = client.show(options.execution)
         history = client.history(options.execution)
+        missing = ""
+        if isinstance(client, Client) and execution.state == "waiting" and not options.json:
+            missing = client.fleet.missing_for(execution)
     if options.json:
         attempts = [with_crash_report(attempt) for attempt in execution.attempts]
         print(json.dumps({**asdict(execution), "attempts": attempts, "history": history}, indent=2))
     else:
-        print("\n".join([described(execution), *map(event, history)]))
+        print("\n".join([described(execution, missing), *map(event, history)]))
     return True
 
 
@@ -104,7 +116,7 @@ def signal(options: argparse.Namespace) -> bool:
         delivery = client.signal(
             options.execution,
             options.name,
-            read_payload(options.payload),
+            read_payload(options),
             waitpoint_id=options.waitpoint,
             token=token,
             idempotency_key=options.idempotency_key,
@@ -143,18 +155,25 @@ def write_result(client: Client | AdminClient, execution: Execution) -> bool:
         return True
     why = execution.record.get("failure_reason") or execution.record.get("cancellation_reason")
     told = f"{execution.id} is {execution.state}" if not why else f"{execution.id} is {execution.state}: {why}"
-    print(f"ffsuper: {told}", file=sys.stderr)
+    print(f"ffsuper: {harmless(told)}", file=sys.stderr)
     return False
 
 
-def cancel(options: argparse.Namespace) -> bool:
+def cancel(options: argparse.Namespace) -> Exit:
     """Cancel one execution."""
     with open_client(options) as client:
-        execution = client.cancel(options.execution, options.reason)
+        try:
+            execution = client.cancel(options.execution, options.reason)
+        except LeaseLostError:
+            ended = client.show(options.execution)
+            if not ended.is_final:
+                raise
+            print(f"ffsuper: {ended.id} has ended already: {ended.state}", file=sys.stderr)
+            return Exit.INPUT
     print(
         json.dumps({"state": execution.state}) if options.json else f"{execution.id} {painted_state(execution.state)}"
     )
-    return True
+    return Exit.OK
 
 
 def replay(options: argparse.Namespace) -> bool:
@@ -174,5 +193,6 @@ def list_lane(options: argparse.Namespace) -> bool:
         return True
     for execution in found:
         created = moment(execution.record.get("created_at", ""))
-        print(f"{execution.id}  {painted_state(execution.state, 16)}  {execution.kind:24}  {created}")
+        state = painted_state(printable(execution.state), 16)
+        print(f"{execution.id}  {state}  {printable(execution.kind):24}  {created}")
     return True

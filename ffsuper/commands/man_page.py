@@ -17,11 +17,13 @@ OPERATIONS = Path(__file__).parent.parent.parent / "docs" / "operations.md"
 DESCRIPTION = """\
 Work is kept as executions in Redis or Valkey. ffsuper claims them under leases, runs handlers written in Python in
 child processes, keeps the leases alive from outside the user's code, and hands every outcome back. Without a
-subcommand it runs a worker: SIGTERM drains it, a second one makes it hand back at once what it runs.
+subcommand it runs a worker: SIGTERM drains it, a second one leaves it hurried_timeout_s of [drain] for that, and a
+third one makes it hand back at once what it runs.
 """
 ENVIRONMENT = {
-    "FFSUPER_STORE_URL, FFSUPER_STORE_PASSWORD": "The store, where no option names one; redis://localhost:6379/0 "
-    "without it.",
+    "FFSUPER_STORE_URL": "The store, where no option names one; redis://localhost:6379/0 without it.",
+    "FFSUPER_STORE_USERNAME, FFSUPER_STORE_PASSWORD, FFSUPER_STORE_PASSWORD_FILE": "As whom to talk to the store, "
+    "also to that of --store.",
     "FFSUPER_SERVER_TOKEN": "The token for --server, where --server-token-file is not given.",
     "FFSUPER_SECTION_KEY": "Overrides KEY of [SECTION] in the configuration, as FFSUPER_LEASE_TTL_MS does.",
     "CREDENTIALS_DIRECTORY": "Where store_password, claim_token and server_token are; set by systemd.",

@@ -38,14 +38,7 @@ def open_store(options: argparse.Namespace, patience_s: float = PATIENCE_S) -> C
 
 def store_settings(options: argparse.Namespace) -> StoreConfig:
     """Return where the store is that the options name."""
-    if options.store is not None:
-        return StoreConfig(url=options.store)
-    if options.config is not None:
-        return config_loader.load(options.config, os.environ, needs_handlers=False).config.store
-    return StoreConfig(
-        url=os.environ.get("FFSUPER_STORE_URL", StoreConfig().url),
-        password=os.environ.get("FFSUPER_STORE_PASSWORD", ""),
-    )
+    return config_loader.load_store(options.config, os.environ, options.store)
 
 
 def read_token(file: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 
 from ffsuper import config_loader, engine_supervisor, logs, supervisor
-from ffsuper.cli import Exit
 from ffsuper.commands import dev
+from ffsuper.commands.exits import Exit
 from ffsuper.config import Config
 from ffsuper.errors import ConfigError
 from ffsuper.store import embedded

@@ -12,14 +12,19 @@ from ffsuper.commands.colour import painted_state
 MIB = 1 << 20
 
 
-def described(execution: Execution) -> str:
-    """Return an execution for people."""
+def described(execution: Execution, missing: str = "") -> str:
+    """Return an execution for people.
+
+    Args:
+        missing: see ``Fleet.missing_for``.
+    """
     record = execution.record
     lines = [
         f"execution   {execution.id}",
-        f"state       {painted_state(execution.state)}{because(record)}",
-        f"kind        {execution.kind}    lane {execution.lane}    priority {record.get('priority', '0')}",
-        f"created     {moment(record.get('created_at', ''))}{by(record.get('creator_identity', ''))}",
+        f"state       {painted_state(printable(execution.state))}{because(record)}",
+        *([printable(f"waits       for a worker that {missing}: none of ffsuper does now")] if missing else []),
+        printable(f"kind        {execution.kind}    lane {execution.lane}    priority {record.get('priority', '0')}"),
+        printable(f"created     {moment(record.get('created_at', ''))}{by(record.get('creator_identity', ''))}"),
     ]
     optional = {
         "started": moment(record.get("started_at", "")),
@@ -30,16 +35,17 @@ def described(execution: Execution) -> str:
         "failure": record.get("failure_reason", ""),
     }
     lines += [f"{name:10}  {indented(value)}" for name, value in optional.items() if value]
-    lines += [f"tag         {name}={value}" for name, value in sorted(execution.tags.items())]
+    lines += [printable(f"tag         {name}={value}") for name, value in sorted(execution.tags.items())]
     for attempt in execution.attempts:
         started, ended = moment(attempt.get("started_at", "")), moment(attempt.get("ended_at", ""))
-        lines.append(
+        told = (
             f"attempt {attempt.get('attempt_index', '?'):>2}  {attempt.get('attempt_type', '')}, "
             f"{attempt.get('attempt_state', '')}, on {attempt.get('worker_instance_id', '')}, "
             f"{f'{started} to {ended}' if ended else f'since {started}'}"
         )
+        lines.append(printable(told))
         if reason := attempt.get("failure_reason"):
-            lines.append(f"            {attempt.get('failure_category', '')}: {indented(reason)}")
+            lines.append(f"            {printable(attempt.get('failure_category', ''))}: {indented(reason)}")
         lines += [f"            {printable(line)}" for line in crash_lines(attempt)]
     return "\n".join(lines)
 
@@ -69,12 +75,17 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.expandtabs())
 
 
+def harmless(text: str) -> str:
+    """Return text of several lines, each as ``printable`` has it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def because(record: Mapping[str, str]) -> str:
     """Say why an execution does not run, where the record tells."""
     reason, detail = record.get("blocking_reason", "none"), record.get("blocking_detail", "")
     if reason in ("none", "", "waiting_for_worker"):
         return ""
-    return f" ({reason}: {indented(detail)})" if detail else f" ({reason})"
+    return f" ({printable(reason)}: {indented(detail)})" if detail else f" ({printable(reason)})"
 
 
 def by(creator: str) -> str:
@@ -83,8 +94,8 @@ def by(creator: str) -> str:
 
 
 def indented(text: str) -> str:
-    """Return text of several lines so that it stays under its heading."""
-    return text.replace("\n", "\n            ")
+    """Return text of several lines so that it stays under its heading, and does nothing to a terminal."""
+    return harmless(text).replace("\n", "\n            ")
 
 
 def moment(text: str) -> str:
@@ -112,4 +123,5 @@ def event(entry: Mapping[str, str]) -> str:
         "reason": entry.get("reason", ""),
     }
     rest = ", ".join(f"{name} {value}" for name, value in told.items() if value)
-    return f"history     {moment(entry.get('ts', ''))}  {entry.get('event', '')}{': ' + rest if rest else ''}"
+    happened = f"{entry.get('event', '')}{': ' + rest if rest else ''}"
+    return printable(f"history     {moment(entry.get('ts', ''))}  {happened}")

@@ -25,7 +25,7 @@ T = TypeVar("T")
 RATE_HEADS = (">STARTED/S", ">FINISHED/S", ">FAILED/S")
 RUN_HEADS = ("EXECUTION", ">AGE", ">LEASE", "KIND", "WORKER", "LANE", ">ATTEMPT", ">CHILD", ">MEMORY")
 # Rates stand behind so many columns of the lanes.
-RATES_BEHIND = 4
+RATES_BEHIND = 5
 # Of workers; all that are about something else are in between.
 URGENCY = {"running": 0, "reference": 0, "dead": 2, "stuck": 3}
 # Lanes and workers may each have one line in so many of the terminal's, but not fewer than it takes to show one.

@@ -12,27 +12,17 @@ from dataclasses import asdict
 from ffsuper.commands.colour import Meaning
 from ffsuper.commands.places import open_store
 from ffsuper.commands.tables import Cell, size, span, table
-from ffsuper.fleet import Lane
+from ffsuper.commands.texts import printable
+from ffsuper.fleet import ENDED, Lane
 from ffsuper.messages import Order
 from ffsuper.store.workers import Worker
 
 # What matters most comes first: a narrow terminal shows no more than that.
 WORKER_HEADS = (
-    *(
-        "INSTANCE",
-        "STATE",
-        ">RUNNING",
-        ">FINISHED",
-        ">SINCE",
-        ">MEMORY",
-        "LANES",
-        "HOST",
-        ">PID",
-        "VERSION",
-        "DETAIL",
-    ),
+    *("INSTANCE", "STATE", ">RUNNING", "DETAIL", ">FINISHED", ">SINCE", ">MEMORY"),
+    *("LANES", "HOST", ">PID", "VERSION"),
 )
-LANE_HEADS = ("LANE", ">ELIGIBLE", ">OLDEST", ">ACTIVE", ">DELAYED", ">SUSPENDED", ">TERMINAL", ">WORKERS", "BLOCKED")
+LANE_HEADS = ("LANE", ">ELIGIBLE", ">OLDEST", "BLOCKED", ">ACTIVE", ">DELAYED", ">SUSPENDED", ">TERMINAL", ">WORKERS")
 STATES = {
     "running": Meaning.GOOD,
     "stuck": Meaning.BAD,
@@ -45,7 +35,8 @@ DETAILS = {
     "silent": "says nothing of itself, as older versions do",
     "reference": "is no worker of ffsuper; it may live or not",
 }
-DONE = {Order.QUIET: "is quiet", Order.RESUME: "claims again", Order.DRAIN: "has ended"}
+TOLD = {Order.QUIET: "be quiet", Order.RESUME: "resume", Order.DRAIN: "drain"}
+DONE = {"quiet": "is quiet", "draining": "is draining", "running": "claims again", ENDED: "has ended"}
 
 
 def workers(options: argparse.Namespace) -> bool:
@@ -76,16 +67,17 @@ def lanes(options: argparse.Namespace) -> bool:
 
 def worker_row(worker: Worker) -> Sequence[str | Cell]:
     """Return a worker's cells of ``WORKER_HEADS``."""
-    now_ms = worker.written_ms or int(time.time() * 1000)
+    now_ms = worker.written_ms if worker.is_fresh else int(time.time() * 1000)
     told = worker.detail or DETAILS.get(worker.state, "")
     if worker.written_ms and not worker.is_fresh:
-        told = f"{told}; did not answer just now".removeprefix("; ")
+        told = f"{told}; last heard {span(max(0, now_ms - worker.written_ms))} ago".removeprefix("; ")
     if worker.state == "reference" and worker.capabilities:
         told += f"; capabilities {','.join(worker.capabilities)}"
     return (
         worker.instance_id,
         Cell(worker.state, STATES.get(worker.state, Meaning.WAITING)),
         f"{len(worker.running)}/{worker.slots}" if worker.written_ms else "",
+        told,
         str(sum(sum(counts.values()) for counts in worker.finished.values())) if worker.written_ms else "",
         span(max(0, now_ms - worker.since_ms)) if worker.since_ms else "",
         size(worker.memory_bytes) if worker.memory_bytes else "",
@@ -93,7 +85,6 @@ def worker_row(worker: Worker) -> Sequence[str | Cell]:
         worker.host,
         str(worker.pid or ""),
         worker.version,
-        told,
     )
 
 
@@ -103,8 +94,8 @@ def lane_row(lane: Lane) -> Sequence[str]:
         lane.name,
         str(lane.eligible),
         "" if lane.oldest_wait_ms is None else span(lane.oldest_wait_ms),
-        *(str(count) for count in (lane.active, lane.delayed, lane.suspended, lane.terminal, len(lane.workers))),
         ", ".join(f"{why} {count}" for why, count in lane.blocked.items() if count),
+        *(str(count) for count in (lane.active, lane.delayed, lane.suspended, lane.terminal, len(lane.workers))),
     )
 
 
@@ -127,17 +118,15 @@ def tell(options: argparse.Namespace, order: Order) -> bool:
     """Give an order, and wait until it is obeyed if asked."""
     with open_store(options) as client:
         worker = client.fleet.tell(options.instance, order)
-        where = f"{worker.instance_id} (process {worker.pid} on {worker.host})"
+        where = printable(f"{worker.instance_id} (process {worker.pid} on {worker.host})")
         if worker.state == "silent":
             print(f"ffsuper: {where} {DETAILS['silent']}; these may not obey", file=sys.stderr)
         if not options.json:
-            print(f"told {where} to {order.value}", flush=True)
-        if options.wait is not None:
-            client.fleet.wait_obeyed(worker, order, options.wait)
-    done = options.wait is not None
+            print(f"told {where} to {TOLD[order]}", flush=True)
+        state = None if options.wait is None else client.fleet.wait_obeyed(worker, order, options.wait)
     if options.json:
         told = {"instance_id": worker.instance_id, "host": worker.host, "pid": worker.pid}
-        print(json.dumps({**told, "order": order.value, "is_obeyed": True if done else None}))
-    elif done:
-        print(f"{worker.instance_id} {DONE[order]}")
+        print(json.dumps({**told, "order": order.value, "is_obeyed": None if state is None else True}))
+    elif state is not None:
+        print(f"{printable(worker.instance_id)} {DONE[state]}")
     return True

@@ -56,6 +56,7 @@ class Ledger:
 
     Attributes:
         running: by lease.
+        cut_off: how many attempts were ended by the worker's own end.
         begun: attempts begun since the start.
         finished: attempts that came to an outcome, by that: ``completed``, ``failed``, ``deferred``, ..., and
             ``lost`` for those whose lease ended first.
@@ -67,6 +68,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.running: dict[LeaseId, Running] = {}
+        self.cut_off = 0
         self.begun: Counter[What] = Counter()
         self.finished: Counter[tuple[What, str]] = Counter()
         self.durations: dict[What, Durations] = {}
@@ -78,6 +80,7 @@ class Ledger:
         """Return one that stays as this one is now."""
         copy = Ledger()
         copy.running = dict(self.running)
+        copy.cut_off = self.cut_off
         copy.begun = self.begun.copy()
         copy.finished = self.finished.copy()
         copy.durations = {what: Durations([*one.counts], one.sum_s) for what, one in self.durations.items()}

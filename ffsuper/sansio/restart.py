@@ -17,11 +17,12 @@ class RestartLimit:
     window_s: float
 
 
-def admit_restart(history: Times, now: float, limit: RestartLimit) -> Times:
+def admit_restart(history: Times, now: float, limit: RestartLimit, how: str) -> Times:
     """Return ``history`` with a restart at ``now`` added and forgotten ones dropped.
 
     Args:
         history: earlier restarts, oldest first, in seconds on the same clock as ``now``.
+        how: the child has ended that is to be replaced, for the error.
 
     Raises:
         RestartLimitError: this restart is one too many.
@@ -30,5 +31,8 @@ def admit_restart(history: Times, now: float, limit: RestartLimit) -> Times:
     """
     recent = (*(t for t in history if now - t <= limit.window_s), now)
     if len(recent) > limit.max_restarts:
-        raise RestartLimitError(f"{len(recent)} restarts within {limit.window_s:g} s")
+        raise RestartLimitError(
+            f"children died {len(recent)} times within {limit.window_s:g} s ([children] max_restarts,"
+            f" restart_window_s): the last one {how}; see its output in the log"
+        )
     return recent

@@ -70,13 +70,19 @@ class Attempts:
         with trio.move_on_after(REQUEST_S):
             while True:
                 try:
+                    answer: Answer
                     if isinstance(request, ReportUsage):
-                        return await self._report_usage(request, request.dedup_key or made_up)
-                    return await self._create_waitpoint(lease, request, made_up)
+                        answer = await self._report_usage(request, request.dedup_key or made_up)
+                    else:
+                        answer = await self._create_waitpoint(lease, request, made_up)
                 except STORE_AWAY as error:
                     await outage.wait(error)
                 except (ValueError, StoreError) as error:
+                    outage.over()
                     return RequestFailed(request.task, request.request, str(error))
+                else:
+                    outage.over()
+                    return answer
         return RequestFailed(request.task, request.request, f"the store was away for {REQUEST_S:g} s")
 
     async def _report_usage(self, report: ReportUsage, dedup_key: str) -> UsageReported:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ffsuper.errors import LeaseLostError, StoreError
-from ffsuper.messages import Claim, Failed, Outcome, ReceivedSignal
+from ffsuper.messages import Claim, Deferred, Failed, Outcome, ReceivedSignal
 from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.outcomes import Outcomes
@@ -16,6 +16,10 @@ LOG = logging.getLogger(__name__)
 
 # Of a failure's reason, what is logged.
 REASON_CHARACTERS = 200
+# What becomes of an execution whose child had to be killed for no fault of its own. The time is long past on every
+# clock: whoever takes it next may start at once. What a handler defers is never this very object.
+HANDED_BACK = Deferred(until_ms=0)
+NOTHING: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,13 @@ class Delivered:
 
 
 async def deliver(
-    outcomes: Outcomes, claim: Claim, outcome: Outcome, pulse: Pulse, *, doubt: bool = False
+    outcomes: Outcomes,
+    claim: Claim,
+    outcome: Outcome,
+    pulse: Pulse,
+    *,
+    about: Mapping[str, object] = NOTHING,
+    doubt: bool = False,
 ) -> Delivered:
     """Deliver an outcome.
 
@@ -43,6 +53,7 @@ async def deliver(
     tells which it was.
 
     Args:
+        about: what else the log says of the attempt.
         doubt: there has been such a try already.
     """
     outage = Outage(LOG)
@@ -58,6 +69,7 @@ async def deliver(
             except STORE_AWAY as error:
                 await outage.wait(error)
                 continue
+            outage.over()
             LOG.warning("outcome refused", extra={**told(claim), "code": refusal.code, "outcome": named(outcome)})
             return Delivered("refused")
         except STORE_AWAY as error:
@@ -71,13 +83,14 @@ async def deliver(
         else:
             break
     outage.over()
-    LOG.info("finished", extra={**told(claim), "outcome": named(outcome), **why(outcome)})
+    kind = {"kind": claim.execution_kind}
+    LOG.info("finished", extra={**told(claim), **kind, **about, "outcome": named(outcome), **why(outcome)})
     return Delivered(named(outcome), signals, why(outcome))
 
 
 def named(outcome: Outcome) -> str:
-    """Return an outcome's name for the log."""
-    return type(outcome).__name__.lower()
+    """Return an outcome's name for logs and metrics."""
+    return "handed_back" if outcome is HANDED_BACK else type(outcome).__name__.lower()
 
 
 def why(outcome: Outcome) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from weakref import WeakSet
 
 import trio
 
@@ -14,8 +15,16 @@ from ffsuper.sansio.backoff import Backoff
 STORE_AWAY = (StoreUnavailableError, OutcomeUnknownError, StoreAccessError)
 
 
+# Who of this process's actors has told that the store is away, at most one, and is to tell that it is back: every
+# actor meets the same outage, and one line is enough. Weak, for an actor may end before the outage does.
+TELLING: WeakSet[Outage] = WeakSet()
+
+
 class Outage:
-    """One actor's patience with the store; logs once when it goes away and once when it is back."""
+    """One actor's patience with the store.
+
+    The first actor of the process to meet an outage logs that the store is away, and later that it is back.
+    """
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -23,14 +32,19 @@ class Outage:
 
     async def wait(self, error: StoreError) -> None:
         """Pause before the next try, longer each time."""
-        if self._backoff.tries == 0:
-            self._log.warning("store away", extra={"error": error})
+        if not TELLING:
+            TELLING.add(self)
+            if self._backoff.tries == 0:  # else it is told, and who told it has ended
+                self._log.warning("store away", extra={"error": error})
         pause_s = self._backoff.pause_s(random.random())
         self._backoff = self._backoff.failed()
         await trio.sleep(pause_s)
 
     def over(self) -> None:
         """Note that the store has answered."""
-        if self._backoff.tries:
+        if not self._backoff.tries:
+            return
+        if self in TELLING:
+            TELLING.discard(self)
             self._log.info("store back", extra={"tries": self._backoff.tries})
-            self._backoff = self._backoff.succeeded()
+        self._backoff = self._backoff.succeeded()

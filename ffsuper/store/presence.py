@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ffsuper.errors import StoreUnsuitableError
+from ffsuper.errors import StoreScriptError, StoreUnsuitableError
 from ffsuper.messages import LaneId
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import keys
@@ -15,6 +15,8 @@ from ffsuper.store.replies import Call, fcall
 
 # Who asks whether we are ready does not wait for long.
 ANSWER_S = 1.0
+# In place of what the holder of an alive key stored there, when that is no text: it is not us.
+NO_TEXT = b"no text"
 DEFAULT_COUNTS = PartitionCounts()
 
 
@@ -44,7 +46,10 @@ class Presence:
 
     async def holder(self) -> bytes:
         """Return what the alive key's holder stored there; empty when nobody holds it."""
-        return await self._connection.run(Call(("GET", self._alive), lambda reply: bytes(reply or b"")))
+        try:
+            return await self._connection.run(Call(("GET", self._alive), lambda reply: bytes(reply or b"")))
+        except StoreScriptError:
+            return NO_TEXT
 
     async def replace_alive(self, dead_holder: bytes, holder: bytes, ttl_ms: int) -> bool:
         """Take the alive key from a holder known to be dead; False when somebody was quicker."""
@@ -59,7 +64,12 @@ class Presence:
         return await self._owned("ffsuper_release_alive", holder)
 
     async def _owned(self, function: str, *args: bytes | int) -> bool:
-        return await self._connection.run(fcall(function, (self._alive,), args, lambda status: status.number(0) == 1))
+        try:
+            return await self._connection.run(
+                fcall(function, (self._alive,), args, lambda status: status.number(0) == 1)
+            )
+        except StoreScriptError:
+            return False
 
     async def advertise(self, capabilities: str, lanes: Sequence[LaneId]) -> None:
         """Publish the lanes, for the engine's sweeps, and the capabilities, comma-separated.

@@ -239,14 +239,17 @@ def read_history(execution_id: ExecutionId) -> Call[list[dict[str, str]]]:
     return Call(("XRANGE", key, "-", "+"), parse)
 
 
-def valid_lane(lane: str) -> LaneId:
+def valid_lane(lane: str, wanted: str = "submit") -> LaneId:
     """Return ``lane`` as the protocol wants it.
+
+    Args:
+        wanted: what is to be done with it.
 
     Raises:
         InvalidRequestError: it is empty, too long, or not printable ASCII.
     """
     if not lane or len(lane) > 64 or not all(" " <= sign <= "~" for sign in lane):
-        raise InvalidRequestError("submit", "invalid_input", (f"lane {lane!r}: 1 to 64 printable ASCII characters",))
+        raise InvalidRequestError(wanted, "invalid_input", (f"lane {lane!r}: 1 to 64 printable ASCII characters",))
     return LaneId(lane)
 
 

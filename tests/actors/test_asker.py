@@ -61,6 +61,7 @@ class Ends:
 
     demands: trio.MemorySendChannel[Demand]
     candidates: trio.MemoryReceiveChannel[Candidates]
+    retired: trio.Event
 
     async def found(self) -> ExecutionId:
         """Take one candidate."""
@@ -73,13 +74,14 @@ class Ends:
 async def asking(grants: FakeGrants, lanes: tuple[LaneId, ...] = LANES) -> AsyncIterator[Ends]:
     demands_send, demands = trio.open_memory_channel[Demand](math.inf)
     candidates_send, candidates = trio.open_memory_channel[Candidates](0)
+    retired = trio.Event()
     with trio.fail_after(10 * HOUR_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                asker.run, grants, lanes, POLL_S, demands, candidates_send, trio.current_time, pulses()
+                asker.run, grants, lanes, POLL_S, demands, candidates_send, retired, trio.current_time, pulses()
             )
             async with demands_send, candidates:
-                yield Ends(demands_send, candidates)
+                yield Ends(demands_send, candidates, retired)
                 nursery.cancel_scope.cancel()
 
 
@@ -284,3 +286,33 @@ async def test_it_is_cancelled_wherever_it_waits(autojump_clock: trio.testing.Mo
         if waits != "demand":
             await ends.demands.send(Demand(1))
         await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_grant_that_is_on_its_way_when_it_retires_is_still_handed_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grants = FakeGrants(a=2)
+    grants.takes_s = asker.ANSWER_S / 2
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(2))
+        await trio.testing.wait_all_tasks_blocked()
+        ends.retired.set()
+        await ends.found()
+        with pytest.raises(trio.EndOfChannel):
+            await ends.candidates.receive()
+        assert len(grants.asked) == 1
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+async def test_an_answer_that_does_not_come_keeps_no_one_from_retiring(
+    wanted: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    grants = FakeGrants()
+    grants.takes_s = HOUR_S
+    async with asking(grants) as ends:
+        await ends.demands.send(Demand(wanted))
+        await trio.testing.wait_all_tasks_blocked()
+        ends.retired.set()
+        with pytest.raises(trio.EndOfChannel):
+            await ends.candidates.receive()
+        assert trio.current_time() <= asker.ANSWER_S

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,6 +62,7 @@ class Rig:
     slots: trio.MemoryReceiveChannel[Slot]
     leases: trio.MemoryReceiveChannel[LeaseNews]
     executor: trio.CancelScope
+    retired: trio.Event
     draining: trio.Event
     ledger: Ledger
 
@@ -90,7 +92,8 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
             fork_server = FakeForkServer(nursery, behaviour, KINDS)
-            scope, draining, ledger = trio.CancelScope(), trio.Event(), Ledger()
+            scope, ledger = trio.CancelScope(), Ledger()
+            retired, draining = trio.Event(), trio.Event()
 
             async def run() -> None:
                 with scope:
@@ -101,6 +104,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                         store.attempts,
                         slots_send,
                         leases_send,
+                        retired,
                         draining,
                         MARGIN_S,
                         children,
@@ -109,7 +113,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                     )
 
             nursery.start_soon(run)
-            yield Rig(store, fork_server, slots, leases, scope, draining, ledger)
+            yield Rig(store, fork_server, slots, leases, scope, retired, draining, ledger)
             nursery.cancel_scope.cancel()
 
 
@@ -320,6 +324,38 @@ async def test_a_hard_stop_kills_confirms_and_hands_back_without_spending_a_retr
         await rig.finished()
         assert rig.fork_server.children[0].done_to_it == ["kill"]
         assert (record.state, record.interrupted) == ("delayed", True)
+        assert {outcome for _, outcome in rig.ledger.finished} == {"handed_back"}
+
+
+async def test_the_end_of_an_attempt_is_told_with_its_kind_child_and_time_and_a_kill_with_its_reason(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ffsuper")
+    async with executing(hang) as rig:
+        await rig.assign()
+        await trio.sleep(5)
+        rig.executor.cancel()
+        await rig.finished()
+    killed, finished = (one.__dict__ for one in caplog.records)
+    assert (killed["msg"], killed["child"]) == ("child killed", rig.fork_server.children[0].pid)
+    assert "handed back" in killed["reason"]
+    about = {"kind": "job", "child": killed["child"], "outcome": "handed_back"}
+    assert finished["msg"] == "finished"
+    assert about.items() <= finished.items()
+
+
+async def test_a_handlers_time_is_told_without_that_of_the_delivery(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def works(child: FakeChild, start: Start) -> None:
+        await trio.sleep(2.5)
+        child.say(Completed(b""))
+
+    caplog.set_level(logging.INFO, "ffsuper.store.delivery")
+    async with executing(works) as rig:
+        await rig.assign()
+        await rig.finished()
+    assert caplog.records[-1].__dict__["seconds"] == 2.5
 
 
 async def test_a_hard_stop_delivers_an_outcome_that_is_known_already(autojump_clock: trio.testing.MockClock) -> None:
@@ -543,6 +579,10 @@ async def test_several_run_in_one_child_and_one_that_hangs_costs_the_others_no_r
         assert records[1].failure is not None
         assert records[1].failure.category == "timeout"
         assert [(one.state, one.failure) for one in (records[0], records[2])] == [("delayed", None)] * 2
+        assert {outcome: count for (_, outcome), count in rig.ledger.finished.items()} == {
+            "failed": 1,
+            "handed_back": 2,
+        }
 
 
 async def test_a_drain_is_told_to_the_child(autojump_clock: trio.testing.MockClock) -> None:

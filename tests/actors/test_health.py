@@ -187,7 +187,17 @@ def test_an_address_that_is_taken_is_named(taken: socket.socket) -> None:
     address = address_of(taken)
     with pytest.raises(ConfigError) as raised:
         open_listener(address)
-    assert str(raised.value) == f"[status] listen: {address}: Address already in use"
+    advice = 'name another one, or "auto" for a free port'
+    assert str(raised.value) == f"[status] listen: {address}: Address already in use: {advice}"
+
+
+def test_a_port_that_takes_rights_is_no_good_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(ConfigError, match=r": Permission denied: name a port above 1023$"):
+        open_listener("127.0.0.1:80")
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:9464", "203.0.113.7:9464"])

@@ -9,13 +9,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import psutil
 import pytest
 import trio
 import trio.testing
 
 from ffsuper.actors import presence
 from ffsuper.errors import FencedError, InstanceTakenError
+from ffsuper.holder import STARTED_TICKS, describe_self, status_of
 from ffsuper.messages import Offer, Order
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.pulse import Pulses
@@ -24,6 +24,8 @@ from tests.fakes import HOUR_S, LANE, FakeStore
 
 TTL_MS = 60_000
 STUCK_S = 30.0
+# Too deep for the parser.
+NESTED = b"[" * 200_000
 INSTANCE = "worker-1"
 
 
@@ -61,7 +63,7 @@ async def present(store: FakeStore | None = None) -> AsyncIterator[Rig]:
 
 def holder(**changes: object) -> bytes:
     """Return what this very process would say about itself, with changes."""
-    return json.dumps(json.loads(presence.describe_self()) | changes).encode()
+    return json.dumps(json.loads(describe_self()) | changes).encode()
 
 
 async def test_it_takes_the_key_advertises_tells_and_withdraws_all_at_the_end(
@@ -85,12 +87,24 @@ async def test_the_key_is_renewed_several_times_within_its_life(autojump_clock: 
 
 
 @pytest.mark.parametrize(
-    "other", [b"1", b"{}", b"not json", holder(), holder(host="elsewhere"), holder(boot="an earlier one")]
+    "other",
+    [
+        b"1",
+        b"{}",
+        b"not json",
+        holder(),
+        holder(host="elsewhere"),
+        holder(boot="an earlier one"),
+        holder(pid_namespace="pid:[1]"),
+        holder(pid="1"),
+        NESTED,
+    ],
 )
 async def test_a_holder_that_may_live_is_respected(other: bytes, autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
     rig.store.alive = other
-    with pytest.raises(InstanceTakenError, match="another worker holds this instance id"):
+    told = r"another worker holds the instance id 'worker-1' \(\[worker\] instance_id\)"
+    with pytest.raises(InstanceTakenError, match=told):
         await rig.run()
     assert (rig.store.alive, rig.store.capabilities) == (other, None)
 
@@ -105,7 +119,7 @@ async def test_the_refusal_says_who_holds_the_name_where_and_since_when(
         await rig.run()
 
 
-@pytest.mark.parametrize("dead", [holder(pid=2**22 + 1), holder(process_started=1.0)])
+@pytest.mark.parametrize("dead", [holder(pid=2**22 + 1), holder(started_ticks=1)])
 async def test_a_provably_dead_holder_is_replaced_at_once(
     dead: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -119,13 +133,13 @@ async def test_a_provably_dead_holder_is_replaced_at_once(
 async def test_a_holder_that_lives_hidden_from_us_is_respected(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    def hidden(pid: int) -> None:
-        raise psutil.NoSuchProcess(pid)
+    def hidden(pid: int) -> list[bytes]:
+        raise FileNotFoundError(pid)
 
     rig = Rig()
     rig.store.alive = holder()
-    monkeypatch.setattr(presence, "describe_self", lambda: b"{}")
-    monkeypatch.setattr(psutil, "Process", hidden)
+    monkeypatch.setattr("ffsuper.actors.presence.describe_self", lambda: b"{}")
+    monkeypatch.setattr("ffsuper.holder.status_of", hidden)
     with pytest.raises(InstanceTakenError):
         await rig.run()
 
@@ -133,7 +147,7 @@ async def test_a_holder_that_lives_hidden_from_us_is_respected(
 async def test_a_stolen_key_fences_this_process_and_all_that_is_the_thiefs_is_left_alone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    rig, thief = Rig(), holder(nonce="thief", pid=1, process_started=psutil.Process(1).create_time())
+    rig, thief = Rig(), holder(nonce="thief", pid=1, started_ticks=int(status_of(1)[STARTED_TICKS]))
     store = rig.store
     with trio.fail_after(TTL_MS / 1000 / presence.RENEWALS_PER_TTL + 1):
         with pytest.RaisesGroup(FencedError):
@@ -169,7 +183,7 @@ async def test_what_a_store_has_lost_of_the_advertisement_comes_back(autojump_cl
 
 async def test_it_tells_the_process_that_the_key_was_taken_over_from(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
-    rig.store.alive = holder(process_started=0.0)
+    rig.store.alive = holder(started_ticks=0)
     async with trio.open_nursery() as nursery:
         assert await nursery.start(rig.run) == os.getpid()
         nursery.cancel_scope.cancel()
@@ -237,7 +251,7 @@ async def test_an_order_whose_announcement_was_lost_is_seen_at_the_next_renewal(
         assert trio.current_time() <= TTL_MS / 1000 / presence.RENEWALS_PER_TTL
 
 
-@pytest.mark.parametrize("order", [b"", b"1", b"{}", b"\xff", b'{"nonce": "another", "order": "drain"}'])
+@pytest.mark.parametrize("order", [b"", b"1", b"{}", b"\xff", NESTED, b'{"nonce": "another", "order": "drain"}'])
 async def test_what_is_no_order_for_this_process_is_ignored(
     order: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -13,6 +13,7 @@ import trio.testing
 
 from ffsuper.child.nest import Fault, Nest
 from ffsuper.config import ChildrenConfig
+from ffsuper.errors import RestartLimitError
 from ffsuper.messages import Start
 from ffsuper.sansio.ledger import Ledger
 from tests.fake_children import FakeChild, FakeForkServer
@@ -76,3 +77,30 @@ async def test_a_child_that_does_not_start_is_counted_too(autojump_clock: trio.t
         rig.fork_server.failures = 2
         child = await rig.child()
         assert (rig.ledger.children, rig.ledger.deaths) == ({child.pid}, {"start": 2})
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda nest, child: child.die(by_signal=9), "the last one was killed by SIGKILL"),
+        (
+            lambda nest, child: nest.kill(child, Fault("killed at 9 MiB of memory")),
+            "the last one was killed at 9 MiB",
+        ),
+    ],
+)
+async def test_when_too_many_die_the_error_tells_how_the_last_one_did(
+    end: Callable[[Nest, FakeChild], None], told: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with nesting() as rig:
+        for _ in range(ChildrenConfig().max_restarts + 1):
+            end(rig.nest, await rig.child())
+        with pytest.raises(RestartLimitError, match=told):
+            await rig.child()
+
+
+async def test_when_too_many_do_not_start_the_error_tells_why(autojump_clock: trio.testing.MockClock) -> None:
+    async with nesting() as rig:
+        rig.fork_server.failures = 100
+        with pytest.raises(RestartLimitError, match="the last one did not start: the test lets it fail"):
+            await rig.child()

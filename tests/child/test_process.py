@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ffsuper.child.process import ForkServerSettings, is_running, kill_orphans
-from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
+from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError, first_cause
 from ffsuper.messages import Completed, InterruptReason, Progress
 from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
 
@@ -220,14 +220,59 @@ async def test_a_child_that_dies_while_starting_is_no_child(tmp_path: Path) -> N
             await server.spawn()
 
 
-async def test_a_child_that_is_not_ready_in_time_is_killed(tmp_path: Path) -> None:
+async def test_a_child_that_is_not_ready_in_time_shows_where_it_hangs_and_is_killed(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(3600)\n")
-    settings = ForkServerSettings(("slow",), python_path=(tmp_path,), preload=False, boot_timeout_s=0.3)
-    with pytest.RaisesGroup(
-        pytest.RaisesExc(ChildError, match=r"was not ready within 0\.3 s"), flatten_subgroups=True
-    ):
+    settings = ForkServerSettings(("slow",), python_path=(tmp_path,), preload=False, boot_timeout_s=1.0)
+    told = r"was not ready within 1 s \(\[children\] boot_timeout_s\)\n.*\n  File \".*slow.py\", line 1 in <module>"
+    with pytest.RaisesGroup(pytest.RaisesExc(ChildError, match=told), flatten_subgroups=True):
         async with serving(settings) as server:
             await server.spawn()
+
+
+async def test_a_fork_server_that_hangs_in_an_import_shows_where(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(3600)\n")
+    settings = ForkServerSettings(("slow",), python_path=(tmp_path,), boot_timeout_s=2.0)
+    told = r"fork server, which imports the handlers, was not ready within 2 s"
+    with pytest.RaisesGroup(pytest.RaisesExc(ChildError, match=told), flatten_subgroups=True):
+        async with serving(settings) as server:
+            await server.spawn()
+    assert f'File "{tmp_path}/slow.py", line 1' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("os._exit(3)", "exited with code 3"), ("os.kill(os.getpid(), 9)", "was killed by SIGKILL")],
+)
+async def test_a_fork_server_that_ends_in_an_import_is_told_with_how(tmp_path: Path, end: str, told: str) -> None:
+    (tmp_path / "deadly.py").write_text(f"import os; {end}\n")
+    with pytest.RaisesGroup(pytest.RaisesExc(ChildError, match=told), flatten_subgroups=True):
+        async with serving(ForkServerSettings(("deadly",), python_path=(tmp_path,))) as server:
+            await server.spawn()
+
+
+@pytest.mark.parametrize("preload", [True, False])
+@pytest.mark.parametrize(
+    ("source", "traceback"),
+    [
+        (None, ""),
+        ("import no_such", '\nTraceback (most recent call last):\n  File "{here}/jobs.py", line 1, in <module>\n'),
+        ("def broken(:", '\n  File "{here}/jobs.py", line 1\n    def broken(:\n'),
+    ],
+    ids=["missing", "error", "syntax"],
+)
+async def test_the_traceback_of_an_import_begins_with_the_users_first_line(
+    tmp_path: Path, source: str | None, traceback: str, preload: bool
+) -> None:
+    if source is not None:
+        (tmp_path / "jobs.py").write_text(source)
+    with pytest.RaisesGroup(HandlersError, flatten_subgroups=True) as raised:
+        async with serving(ForkServerSettings(("jobs",), python_path=(tmp_path,), preload=preload)) as server:
+            await server.spawn()
+    _, line_end, rest = str(first_cause(raised.value)).partition("\n")
+    assert (line_end + rest).startswith(traceback.format(here=tmp_path))
+    assert bool(rest) == bool(traceback)
 
 
 async def test_the_fork_servers_death_is_the_death_of_all_its_children() -> None:

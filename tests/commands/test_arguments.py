@@ -88,6 +88,9 @@ def test_the_states_that_list_takes_are_the_indexes_of_a_lane() -> None:
         (["dev"], "dev needs either handlers (files or modules) or --config FILE"),
         (["dev", "jobs.py", "--config", "worker.toml"], "dev needs either handlers"),
         (["result", "x", "--wait", "-1"], "argument --wait: must be 0 or more"),
+        (["submit", "x", "--delay", "-1"], "argument --delay: must be 0 or more"),
+        (["submit", "x", "--priority", "9001"], "argument --priority: must be from 0 to 9000"),
+        (["submit", "x", "--priority", "-1"], "argument --priority: must be from 0 to 9000"),
         (["library", "--server", "http://x"], "library needs the store itself: name it by --store or --config"),
     ],
 )

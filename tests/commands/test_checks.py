@@ -188,7 +188,7 @@ def test_of_the_installed_units_those_count_that_start_this_worker(tmp_path: Pat
     ours = unit_file(tmp_path, f"ExecStart=/bin/ffsuper --config {file}\nTimeoutStopSec=10", "ffsuper-a.service")
     unit_file(tmp_path, "ExecStart=/bin/ffsuper --config /etc/other.toml", "ffsuper-b.service")
     unit_file(tmp_path, f"ExecStart=/bin/ffsuper --config {file}", "other.service")
-    assert list(units.units_of(file, tmp_path)) == [Unit(str(ours), "", 10.0)]
+    assert list(units.units_of(file, tmp_path)) == [Unit(str(ours), "", 10.0, f"/bin/ffsuper --config {file}")]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,14 @@ def test_our_own_unit_fits_our_own_example() -> None:
     assert list(units.look(load(example, {}).config, example, unit)) == []
 
 
+@pytest.mark.parametrize(("unit", "started"), [("ffsuper-server.service", "server"), ("ffsuper.service", None)])
+def test_a_unit_that_starts_no_worker_is_warned_of(unit: str, started: str | None, tmp_path: Path) -> None:
+    found = list(units.look(config(tmp_path), tmp_path / "worker.toml", str(ROOT / "systemd" / unit)))
+    assert [(one.error, f"starts ffsuper {started} and no worker" in one.text) for one in found] == (
+        [(None, True)] if started else []
+    )
+
+
 @pytest.mark.parametrize(
     ("named", "told"),
     [("/no/such.service", "there is no file /no/such.service"), ("ffsuper-not-there", "ffsuper-not-there.service")],
@@ -235,8 +243,9 @@ def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, shown: str) -> None
 
 
 def test_systemd_is_asked_about_a_unit_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    systemctl(tmp_path, monkeypatch, r"Type=notify\nTimeoutStopUSec=1min 30s\nLoadState=loaded\n")
-    assert units.unit_called("ffsuper") == Unit("ffsuper.service", "notify", 90.0)
+    started = "ExecStart={ path=/bin/ffsuper ; argv[]=/bin/ffsuper --config /w.toml ; ignore_errors=no }"
+    systemctl(tmp_path, monkeypatch, rf"Type=notify\nTimeoutStopUSec=1min 30s\n{started}\nLoadState=loaded\n")
+    assert units.unit_called("ffsuper") == Unit("ffsuper.service", "notify", 90.0, "/bin/ffsuper --config /w.toml")
 
 
 def test_a_unit_that_systemd_does_not_know_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

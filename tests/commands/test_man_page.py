@@ -79,6 +79,11 @@ def test_text_is_no_roff(text: str, roff: str) -> None:
     assert man_page.plain(text) == roff
 
 
+def test_what_signals_do_is_told_as_it_is(file: Path) -> None:
+    text = " ".join(rendered(file).split())
+    assert "a second one leaves it hurried_timeout_s of [drain] for that, and a third one" in text
+
+
 def test_exit_codes_say_what_to_do() -> None:
     codes = man_page.exit_codes()
     assert [int(code) for code in codes] == list(Exit)

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from ffsuper.commands.texts import crash_lines, printable, with_crash_report
+from ffsuper.clients import Execution
+from ffsuper.commands.texts import crash_lines, described, event, printable, with_crash_report
+from tests.commands.calling import EXECUTION
 
 REPORT = {
     "pid": 123,
@@ -77,3 +79,28 @@ def test_a_report_becomes_an_object_where_it_is_one(text: str, shown: object) ->
 )
 def test_what_would_do_something_to_a_terminal_is_spelt_out(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+class Hostile(dict[str, str]):
+    """A record each of whose fields would clear the terminal."""
+
+    def get(self, name: str, default: object = None) -> str:
+        return f"\x1b[2J{name}"
+
+
+def test_nothing_that_others_wrote_does_anything_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    evil = "\x1b[2J"
+    execution = Execution(EXECUTION, evil, evil, evil, Hostile(), {evil: evil}, [Hostile()])
+    told = [described(execution, evil), event(Hostile())]
+    for text in told:
+        assert all(line.isprintable() for line in text.splitlines())
+    for part in ("failure_reason", "progress_message", "blocking_detail", "creator_identity", "failure_category"):
+        assert rf"\x1b[2J{part}" in told[0]
+
+
+def test_a_reason_of_several_lines_stays_under_its_heading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    record = {"failure_reason": "Traceback:\n  line 1\a"}
+    lines = described(Execution(EXECUTION, "failed", "job", "bulk", record, {}, [])).splitlines()
+    assert lines[-2:] == ["failure     Traceback:", r"              line 1\x07"]

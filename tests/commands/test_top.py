@@ -108,7 +108,17 @@ def test_where_all_fits_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert not [line for line in lines if "more" in line]
     assert [line.startswith(EXECUTION) for line in lines].count(True) == 10
     (busy,) = [columns(line) for line in lines if line.startswith("lane-01")]
-    assert busy[:7] == ["lane-01", "1", "-", "1", "1.5", "1.0", "0.5"]
+    assert busy[:8] == ["lane-01", "1", "-", "-", "1", "1.5", "1.0", "0.5"]
+
+
+def test_why_something_is_wrong_is_seen_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    now = look_at(lanes=1, workers=1, runs=0)
+    lanes = [replace(lane, blocked={"route": 7}) for lane in now.lanes]
+    workers = [replace(worker, instance_id="thumbnails@web1", detail="stuck: claimer") for worker in now.workers]
+    told = "\n".join(lines_of(replace(now, lanes=lanes, workers=workers), {}, (80, 24)))
+    assert "route 7" in told
+    assert "stuck: claimer" in told
 
 
 def test_it_is_said_when_no_engine_leads_and_when_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

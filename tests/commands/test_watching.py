@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 import redis
@@ -89,10 +91,10 @@ def test_workers_are_listed_with_what_they_say(store: redis.Redis, capsys: pytes
         listed = json.loads(run(capsys, "workers", "--json")[1])
     head, first, second = map(columns, out.splitlines())
     assert code == Exit.OK
-    assert (head[:4], len(head)) == (["INSTANCE", "STATE", "RUNNING", "FINISHED"], len(first))
-    assert first[:4] == ["w-1", "running", "1/4", "21"]
-    assert first[5:] == ["50 MiB", "bulk,default", "box", "7", "0.1.0", "-"]
-    assert (second[:2], second[-1]) == (["w-2", "stuck"], "stuck: claimer")
+    assert (head[:4], len(head)) == (["INSTANCE", "STATE", "RUNNING", "DETAIL"], len(first))
+    assert first[:5] == ["w-1", "running", "1/4", "-", "21"]
+    assert first[6:] == ["50 MiB", "bulk,default", "box", "7", "0.1.0"]
+    assert (second[:2], second[3]) == (["w-2", "stuck"], "stuck: claimer")
     assert [(one["instance_id"], one["state"], one["slots"]) for one in listed] == [
         ("w-1", "running", 4),
         ("w-2", "stuck", 0),
@@ -106,11 +108,11 @@ def test_workers_that_say_nothing_are_listed_with_what_that_means(
     store.sadd(keys.WORKERS, "foreign")
     store.set(keys.worker_capabilities("foreign"), "cpu,gpu")
     FakeWorker("older", store).begin()
-    deaf = FakeWorker("deaf", store)
+    deaf = FakeWorker("deaf", store, {"since_ms": 1_000}, written_ms=int(time.time() * 1000) - 48_500)
     deaf.begin()
     deaf.say()
     _, deaf_line, foreign, killed, older = run(capsys, "workers")[1].splitlines()
-    assert "did not answer just now" in deaf_line
+    assert re.search(r"  last heard 4[789]s ago  .*  \d{5}d\d\dh  ", deaf_line)
     assert "reference" in foreign
     assert "capabilities cpu,gpu" in foreign
     assert "dead" in killed
@@ -133,8 +135,8 @@ def test_lanes_are_listed_with_what_waits_and_why(store: redis.Redis, capsys: py
         (bulk,) = json.loads(run(capsys, "lanes", "--lane", "bulk", "--json")[1])
     head, first, second = map(columns, out.splitlines())
     assert (code, head[:3]) == (Exit.OK, ["LANE", "ELIGIBLE", "OLDEST"])
-    assert (first[:2], first[2].endswith("s"), first[-2:]) == (["bulk", "1"], True, ["1", "route 2"])
-    assert (second[:3], second[-2:]) == (["default", "0", "-"], ["1", "-"])
+    assert (first[:2], first[2].endswith("s"), first[3]) == (["bulk", "1"], True, "route 2")
+    assert (second[:4], first[-1], second[-1]) == (["default", "0", "-", "-"], "1", "1")
     assert (bulk["name"], bulk["eligible"], bulk["blocked"]["route"], bulk["workers"]) == ("bulk", 1, 2, ["w-1"])
 
 
@@ -145,7 +147,7 @@ def test_orders_say_who_was_told_what(store: redis.Redis, capsys: pytest.Capture
         code, out, _ = run(capsys, "quiet", "w-1", "--wait", limit)
         assert (code, out.splitlines()) == (
             Exit.OK,
-            ["told w-1 (process 7 on box) to quiet", "w-1 is quiet"],
+            ["told w-1 (process 7 on box) to be quiet", "w-1 is quiet"],
         )
         code, out, _ = run(capsys, "resume", "w-1", "--wait", limit, "--json")
         assert (code, json.loads(out)) == (
@@ -174,11 +176,44 @@ def test_orders_that_reach_nobody_have_their_exit_codes(
     deaf.begin()
     deaf.say()
     code, _, err = run(capsys, "quiet", "typo")
-    assert (code, err) == (Exit.NOT_FOUND, "ffsuper: no live worker is called typo: there are deaf")
+    assert (code, err) == (Exit.NOT_FOUND, "ffsuper: no live worker is called typo: there is deaf")
     code, _, err = run(capsys, "drain", "foreign")
     assert (code, "foreign is no worker of ffsuper" in err) == (Exit.INPUT, True)
     code, _, err = run(capsys, "quiet", "deaf", "--wait", "0.01")
     assert (code, err) == (Exit.ENDED_OTHERWISE, "ffsuper: deaf is still running after 0.01 s")
+
+
+def test_a_worker_that_drains_is_said_to_and_does_not_resume(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draining = FakeWorker("w-1", store, {"state": "draining"})
+    draining.begin()
+    draining.say()
+    code, out, _ = run(capsys, "quiet", "w-1", "--wait", str(LIMIT_S))
+    assert (code, out.splitlines()[-1]) == (Exit.OK, "w-1 is draining")
+    code, out, err = run(capsys, "resume", "w-1")
+    assert (code, out) == (Exit.INPUT, "")
+    assert err == "ffsuper: w-1 is draining: it will end, and cannot be told to resume"
+    assert json.loads(store.get(keys.worker_order("w-1")) or b"")["order"] == "quiet"
+
+
+def test_an_execution_that_nobody_can_run_says_what_is_missing(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execution = run(capsys, "submit", "job", "--lane", "bulk")[1]
+    with listening(FakeWorker("w-1", store, {"lanes": ["default"], "kinds": ["job"]})):
+        assert "for a worker that serves lane bulk: none of ffsuper does now" in run(capsys, "show", execution)[1]
+    with listening(FakeWorker("w-1", store, {"lanes": ["bulk"], "kinds": ["job"]})):
+        assert "for a worker that" not in run(capsys, "show", execution)[1]
+
+
+def test_what_workers_say_does_nothing_to_the_terminal(
+    store: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = FakeWorker("w-1\x1b[2J", store)
+    evil.begin()
+    assert r"no live worker is called typo: there is w-1\x1b[2J" in run(capsys, "quiet", "typo")[2]
+    assert r"told w-1\x1b[2J (process" in run(capsys, "quiet", evil.name)[1]
 
 
 @pytest.mark.parametrize("command", ["workers", "lanes", "top", "quiet w", "resume w", "drain w"])

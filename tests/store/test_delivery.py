@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffsuper.messages import Completed, Deferred, Failed, Outcome
-from ffsuper.store.delivery import why
+from ffsuper.store.delivery import HANDED_BACK, named, why
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,7 @@ def test_a_failure_is_told_by_its_category_and_one_line_that_cites_no_payload(
     outcome: Outcome, expected: dict[str, str]
 ) -> None:
     assert why(outcome) == expected
+
+
+def test_what_the_worker_hands_back_is_told_apart_from_what_a_handler_defers() -> None:
+    assert [named(HANDED_BACK), named(Deferred(0)), named(Completed(b""))] == ["handed_back", "deferred", "completed"]

@@ -173,8 +173,9 @@ def test_an_address_that_is_taken_ends_the_worker_which_names_it(workers: Worker
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         worker = workers.launch(status=address)
         assert worker.wait() == 78
-    (line,) = [line for line in worker.log_path.read_text().splitlines() if address in line]
-    assert line == f"ffsuper: [status] listen: {address}: Address already in use"
+    (ended,) = [one for one in worker.events() if address in str(one)]
+    assert (ended["event"], ended["level"], ended["exit_code"]) == ("ended", "error", 78)
+    assert ended["error"].startswith(f"[status] listen: {address}: Address already in use: name another one")
     assert "Traceback" not in worker.log_path.read_text()
 
 

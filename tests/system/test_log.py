@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +81,49 @@ def test_a_flooding_handler_leaves_a_bounded_log_that_says_what_is_missing(worke
     assert 500 <= written < 5_000
     assert written + sum(one["lines"] for one in suppressed) == 20_001
     assert {(one["of"], one["level"]) for one in suppressed} == {("output", "warning")}
+
+
+@pytest.mark.parametrize("subcommand", [(), ("engine",), ("server",)], ids=["worker", "engine", "server"])
+@pytest.mark.parametrize(
+    ("toml", "code", "told"),
+    [
+        ("nonsense = 1", 78, "nonsense"),
+        ('[worker]\nhandlers = ["no_such_module"]\n[store]\nurl = "redis://127.0.0.1:1"', 69, "Connection refused"),
+    ],
+    ids=["config", "store"],
+)
+def test_a_service_that_cannot_start_tells_the_journal_why_in_one_line_with_a_priority(
+    tmp_path: Path, subcommand: tuple[str, ...], toml: str, code: int, told: str
+) -> None:
+    line = journal_of(tmp_path, subcommand, toml, code)
+    assert line.startswith("<3>")
+    ended = json.loads(line.removeprefix("<3>"))
+    assert (ended["event"], ended["level"], ended["exit_code"]) == ("ended", "error", code)
+    assert told in ended["error"]
+    assert code != 69 or ended["then"].startswith("[store] url is redis://127.0.0.1:1")
+
+
+def test_handlers_that_do_not_import_are_told_in_one_line_of_the_journal(tmp_path: Path, store_url: str) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    toml = f'[worker]\nhandlers = ["broken"]\npython_path = ["{tmp_path}"]\n[store]\nurl = "{store_url}"'
+    ended = json.loads(journal_of(tmp_path, (), toml, 78).removeprefix("<3>"))
+    assert "No module named 'no_such_module'" in ended["error"]
+    assert 'broken.py", line 1' in ended["error"]
+
+
+def journal_of(tmp_path: Path, subcommand: tuple[str, ...], toml: str, code: int) -> str:
+    """Run a service whose stderr is the journal, and which ends with a code; return the one line that it has said."""
+    (tmp_path / "worker.toml").write_text(toml)
+    path = tmp_path / "journal"
+    with path.open("wb") as journal:
+        status = os.fstat(journal.fileno())
+        process = subprocess.run(
+            [sys.executable, "-m", "ffsuper", *subcommand, "--config", str(tmp_path / "worker.toml")],
+            stderr=journal,
+            env=os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
+            timeout=LONG_S,
+            check=False,
+        )
+    assert process.returncode == code
+    (line,) = path.read_text().splitlines()
+    return line

@@ -243,6 +243,57 @@ def test_a_drain_ends_at_its_deadline_though_the_store_is_away(
         server.resume()
 
 
+def test_a_drain_without_any_time_is_a_clean_one_when_nothing_runs(workers: Workers) -> None:
+    worker = workers.start(drain_s=0.0)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_fork_server_is_killed_ends_at_once_and_leaves_no_execution_behind(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    worker = workers.start(children=1)
+    execution = begin(client, tmp_path)
+    (fork_server,) = psutil.Process(worker.process.pid).children()
+    fork_server.kill()
+    assert worker.wait() == 82
+    assert client.state(execution) == "failed"  # its child is dead, which the worker had time to say
+
+
+@pytest.mark.parametrize("key", ["ffsuper:worker:same:order", "ffsuper:worker:same:status", "ffsuper:workers"])
+def test_a_key_that_holds_something_else_costs_only_what_it_is_for(
+    workers: Workers, client: Client, store: redis.Redis, tmp_path: Path, key: str
+) -> None:
+    worker = workers.start("same", **SHORT)
+    execution = begin(client, tmp_path)
+    store.delete(key)
+    store.hset(key, "of", "another type")
+    worker.signal(signal.SIGTSTP)
+    if "status" not in key:  # SET replaces whatever is there
+        worker.wait_for("key of another type in the store")
+    finish(tmp_path)
+    assert client.wait(execution, LONG_S).state == "completed"
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert alive(store, "same") is None
+
+
+def test_an_alive_key_that_holds_something_else_fences_the_worker(
+    workers: Workers, client: Client, store: redis.Redis, tmp_path: Path
+) -> None:
+    worker = workers.start("same", **SHORT)
+    execution = begin(client, tmp_path)
+    store.delete("ff:worker:same:alive")
+    store.hset("ff:worker:same:alive", "of", "another type")
+    worker.wait_for("fenced")
+    finish(tmp_path)
+    assert worker.wait() == 80
+    assert client.state(execution) == "completed"
+
+
 # --- quiet ------------------------------------------------------------------------------------------------------
 
 
@@ -350,8 +401,9 @@ def hold(ctx, job):
     [
         ("count = 2", "count = -1", "[children] count"),
         ("tests.system.handlers_for_tests", "tests.system.no_such_module", "no_such_module"),
+        ("tasks_per_process = 1", "tasks_per_process = 4", "is not async"),
     ],
-    ids=["file", "handlers"],
+    ids=["file", "handlers", "plain handlers, many at once"],
 )
 def test_a_wrong_configuration_is_refused_and_the_old_one_goes_on(
     workers: Workers, client: Client, systemd: Systemd, old: str, new: str, told: str
@@ -366,6 +418,68 @@ def test_a_wrong_configuration_is_refused_and_the_old_one_goes_on(
     change(worker, new, old)
     worker.wait_for("reloaded")
     assert "refused" not in systemd.wait_for("READY")["STATUS"]
+
+
+def test_a_wrong_configuration_is_refused_by_a_quiet_worker_too(workers: Workers, client: Client) -> None:
+    worker = workers.start()
+    worker.signal(signal.SIGTSTP)
+    worker.wait_for("quiet")
+    change(worker, "tests.system.handlers_for_tests", "tests.system.no_such_module")
+    worker.wait_for("configuration refused; going on with the one before")
+    worker.signal(signal.SIGUSR2)
+    assert client.wait(client.submit("echo", b"x"), LONG_S).state == "completed"
+
+
+HANGING = """
+import pathlib, time
+from ffsuper import handler
+
+while pathlib.Path({hang!r}).exists():
+    time.sleep(0.01)
+
+@handler("echo")
+def echo(ctx, payload: bytes) -> bytes:
+    return payload
+
+@handler("stay")
+def stay(ctx) -> None:
+    time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def hang(tmp_path: Path, workers: Workers) -> Path:
+    """Return a file while which is there the module ``hanging`` does not come to the end of its import."""
+    (tmp_path / "hanging.py").write_text(HANGING.format(hang=str(tmp_path / "hang")))
+    workers.environment |= {"PYTHONPATH": str(tmp_path), "FFSUPER_CHILDREN_BOOT_TIMEOUT_S": "1"}
+    return tmp_path / "hang"
+
+
+def test_handlers_that_hang_when_imported_are_refused_and_other_orders_are_obeyed(
+    workers: Workers, client: Client, hang: Path
+) -> None:
+    worker = workers.start(handlers="hanging")
+    hang.touch()
+    worker.signal(signal.SIGHUP)
+    refused = worker.wait_for("configuration refused; going on with the one before")
+    assert "boot_timeout_s" in refused["error"]
+    assert client.wait(client.submit("echo", b"x"), LONG_S).state == "completed"
+    worker.signal(signal.SIGTSTP)
+    worker.wait_for("quiet")
+
+
+def test_no_child_is_made_for_a_worker_that_drains(workers: Workers, client: Client, hang: Path) -> None:
+    workers.environment |= {"FFSUPER_CHILDREN_PRELOAD": "false", "FFSUPER_CHILDREN_BOOT_TIMEOUT_S": "3600"}
+    worker = workers.start(handlers="hanging", children=1, drain_s=3600.0)
+    execution = client.submit("stay")
+    eventually(lambda: client.state(execution) == "active", "the attempt")
+    hang.touch()
+    (child,) = worker.children()
+    child.kill()
+    assert client.wait(execution, LONG_S).state == "failed"
+    eventually(lambda: [one for one in worker.children() if one.pid != child.pid], "the child that hangs")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def test_what_needs_a_restart_is_told(workers: Workers, client: Client) -> None:

@@ -219,7 +219,8 @@ def test_a_worker_without_the_extra_says_what_to_install(workers: Workers) -> No
     worker = workers.launch()
     assert worker.wait() == Exit.CONFIG
     told = '[tracing] enabled: needs opentelemetry: pip install "ffsuper[otel]"'
-    assert told in worker.log_path.read_text()
+    (ended,) = [one for one in worker.events() if one["event"] == "ended"]
+    assert ended["error"] == told
     checked = subprocess.run(
         [sys.executable, *workers.program, "check", "--config", str(workers.folder / "worker-1.toml")],
         capture_output=True,

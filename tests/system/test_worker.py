@@ -152,6 +152,9 @@ def test_sigterm_lets_running_work_finish_and_leaves_nothing_behind(
     later = client.submit("echo", b"")
     (tmp_path / "go").touch()
     assert worker.wait() == 0
+    worker.wait_for("claimed", execution=execution, kind="wait-for-file", lane="default")
+    worker.wait_for("drained", begun=1, completed=1)
+    assert worker.events()[-1].items() >= {"event": "ended", "exit_code": 0, "how": "ok"}.items()
     assert client.state(execution) == "completed"
     assert client.state(later) == "waiting"
     with redis.Redis.from_url(store_url) as server:
@@ -168,6 +171,10 @@ def test_at_the_drains_deadline_work_is_handed_back_and_another_worker_resumes_i
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 79
     assert not psutil.pid_exists(child)
+    worker.wait_for("finished", execution=execution, kind="wait-for-file", outcome="handed_back", child=child)
+    worker.wait_for("child killed", child=child)
+    worker.wait_for("drained", begun=1, handed_back=1)
+    worker.wait_for("ended", level="info", exit_code=79, how="handed back")
     assert client.show(execution).record["retry_count"] == "0"
     (tmp_path / "go").touch()
     workers.start("second")
@@ -190,7 +197,9 @@ def test_a_name_is_alive_once(workers: Workers) -> None:
     workers.start("same")
     second = workers.launch("same")
     assert second.wait() == 81
-    assert "another worker holds this instance id: process" in second.log_path.read_text()
+    (ended,) = [one for one in second.events() if one["event"] == "ended"]
+    assert (ended["exit_code"], ended["how"]) == (81, "instance taken")
+    assert "another worker holds the instance id" in ended["error"]
 
 
 def test_after_a_kill_the_same_name_is_taken_over_at_once(workers: Workers, client: Client) -> None:

@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +47,17 @@ class Unit:
         name: for people.
         kind: its Type=.
         stop_s: how long it waits for the worker's end; infinite for as long as that takes.
+        command: what it starts; empty when that is not known.
     """
 
     name: str
     kind: str
     stop_s: float
+    command: str = ""
 
 
 def look(config: Config, file: Path, named: str | None) -> Iterator[Finding]:
-    """Yield which units cut the drain short.
+    """Yield which units cut the drain short, and that the one named starts no worker.
 
     Args:
         file: the configuration; without a unit's name those that start a worker with it are looked at.
@@ -67,7 +69,11 @@ def look(config: Config, file: Path, named: str | None) -> Iterator[Finding]:
         yield problem(f"--unit: {error}")
         return
     for unit in units:
-        yield from too_short(config, unit)
+        if others := NO_WORKER.intersection(words_of(unit.command)):
+            started = f"starts ffsuper {min(others)} and no worker"
+            yield warning(f"{unit.name}: {started}: name the unit that starts ffsuper --config {file}")
+        else:
+            yield from too_short(config, unit)
 
 
 def too_short(config: Config, unit: Unit) -> Iterator[Finding]:
@@ -105,7 +111,7 @@ def unit_called(named: str) -> Unit:
     if "/" in named:
         raise UnitError(f"there is no file {named}: name a unit file, or a unit that systemd knows")
     name = named if "." in named else f"{named}.service"
-    command = ["systemctl", "show", "--property=LoadState,Type,TimeoutStopUSec", "--", name]
+    command = ["systemctl", "show", "--property=LoadState,Type,TimeoutStopUSec,ExecStart", "--", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMCTL_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -114,7 +120,9 @@ def unit_called(named: str) -> Unit:
     shown = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     if shown.get("LoadState") != "loaded":
         raise UnitError(f"systemd has no unit {name}: install it and run systemctl daemon-reload, or name its file")
-    return unit_of(name, {"Type": shown.get("Type", ""), "TimeoutStopSec": shown.get("TimeoutStopUSec", "")})
+    started = re.search(r"argv\[\]=(.*?) ;", shown.get("ExecStart", ""))
+    settings = {"Type": shown.get("Type", ""), "TimeoutStopSec": shown.get("TimeoutStopUSec", "")}
+    return unit_of(name, settings | {"ExecStart": started[1] if started else ""})
 
 
 def units_of(file: Path, folder: Path) -> Iterator[Unit]:
@@ -128,12 +136,17 @@ def units_of(file: Path, folder: Path) -> Iterator[Unit]:
 
 def starts_worker(command: str, file: Path) -> bool:
     """Tell whether a command line runs a worker with this very file; of a template, as the instance of its name."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return False
+    words = words_of(command)
     named = (Path(word.removeprefix("--config=").replace("%i", file.resolve().stem)) for word in words[1:])
     return NO_WORKER.isdisjoint(words) and any(one.is_absolute() and one.resolve() == file.resolve() for one in named)
+
+
+def words_of(command: str) -> Sequence[str]:
+    """Return the words of a command line; none where it cannot be read."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 def settings_in(path: Path) -> dict[str, str]:
@@ -191,7 +204,7 @@ def unit_of(name: str, settings: Mapping[str, str]) -> Unit:
         stop_s = span_s(text) if text else DEFAULT_STOP_S
     except ValueError:
         raise UnitError(f"{name}: TimeoutStopSec={text} is no time, so systemd ignores it") from None
-    return Unit(name, settings.get("Type", ""), stop_s or math.inf)
+    return Unit(name, settings.get("Type", ""), stop_s or math.inf, settings.get("ExecStart", ""))
 
 
 def span_s(text: str) -> float:
