@@ -25,7 +25,7 @@ from typing import Any
 import redis
 
 from ffsuper.messages import AttemptId, Candidate, ClaimKind, ExecutionId, Failed, LaneId, Lease, LeaseId
-from ffsuper.store import claims, leases, libraries, outcomes, submissions
+from ffsuper.store import batch_claims, claim_calls, leases, libraries, outcomes, submissions
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Part
 
@@ -35,7 +35,7 @@ PIPELINE = 100
 GRANTED_AT_ONCE = 1_000  # a grant must not lapse before its claim, on a busy machine either
 PARTITIONS = 8  # few enough that every index is longer than the server's compact form for small ones
 LANE = LaneId("default")
-WORKER = claims.Identity("bench", "bench-1", capabilities="", lease_ttl_ms=600_000)
+WORKER = claim_calls.Identity("bench", "bench-1", capabilities="", lease_ttl_ms=600_000)
 PAYLOAD = b"x" * 100
 RETRY_POLICY = b'{"max_retries":3,"backoff":{"type":"fixed","delay_ms":60000}}'
 CONDITION = (
@@ -44,6 +44,7 @@ CONDITION = (
 )
 NOTHING = "#!lua name=nothing\nredis.register_function('nothing', function() end)"
 SUM = ("grant", "claim", "complete")
+TOGETHER = (1, 2, 8)  # claims in one call; each comes with its context
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,11 @@ class Meter:
         """Server CPU of one call, by step."""
         return {step: spent_us / self._calls[step] for step, spent_us in self._spent_us.items()}
 
-    def run(self, step: str, commands: Iterable[Command]) -> list[Any]:
+    def run(self, step: str, commands: Iterable[Command], size: int = 1) -> list[Any]:
         """Run commands of a step, and note what they cost; return their replies.
+
+        Args:
+            size: of how many executions each takes care.
 
         Raises:
             SystemExit: a call was refused, so that its cost would mean nothing.
@@ -158,7 +162,7 @@ class Meter:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
             replies += pipe.execute()
         self._spent_us[step] += self._cpu_us() - before_us
-        self._calls[step] += len(prepared)
+        self._calls[step] += len(prepared) * size
         for reply in replies:
             if reply is not None and reply[:2] != [1, b"OK"]:
                 raise SystemExit(f"{step} answered {reply}")
@@ -185,8 +189,8 @@ def measure_round(client: redis.Redis, calls: int) -> dict[str, float]:
     meter.run("create", (create(subject) for subject in subjects))
     for first in range(0, len(subjects), GRANTED_AT_ONCE):
         some = subjects[first : first + GRANTED_AT_ONCE]
-        meter.run("grant", (claims.grant(subject.candidate, WORKER).command for subject in some))
-        meter.run("claim", (claims.take(subject.candidate, subject.lease, WORKER).command for subject in some))
+        meter.run("grant", (claim_calls.grant(subject.candidate, WORKER).command for subject in some))
+        meter.run("claim", (claim_calls.take(subject.candidate, subject.lease, WORKER).command for subject in some))
     meter.run("renew", (leases.renew(subject.lease).command for subject in completed))
     meter.run("complete", (outcomes.complete(subject.lease, instance, PAYLOAD).command for subject in completed))
     meter.run("fail", (outcomes.fail(subject.lease, instance, failure, RETRY_POLICY).command for subject in failed))
@@ -195,7 +199,22 @@ def measure_round(client: redis.Redis, calls: int) -> dict[str, float]:
     meter.run("append", (append(subject) for subject in suspended))
     tokens = [reply[5] for reply in meter.run("suspend", (suspend(subject) for subject in suspended))]
     meter.run("deliver", (deliver(subject, token) for subject, token in zip(suspended, tokens, strict=True)))
+    for size in TOGETHER:
+        claim_together(meter, size, calls)
     return meter.costs_us
+
+
+def claim_together(meter: Meter, size: int, calls: int) -> None:
+    """Take leases of ``calls`` executions, so many in a call."""
+    subjects = [new_subject(number) for number in range(calls)]
+    meter.run("create", (create(subject) for subject in subjects))
+    wanted = [claim_calls.Wanted(subject.candidate, subject.lease) for subject in subjects]
+    mates = [wanted[partition::PARTITIONS] for partition in range(PARTITIONS)]
+    groups = [some[first : first + size] for some in mates for first in range(0, len(some) // size * size, size)]
+    replies = meter.run(f"together, {size}", (batch_claims.claim_all(one, WORKER).command for one in groups), size)
+    for answer in (answer for reply in replies for answer in reply[2:]):
+        if answer[0] != 1:
+            raise SystemExit(f"together answered {answer}")
 
 
 def create(subject: Subject) -> Command:
@@ -226,7 +245,8 @@ def private_server() -> Iterator[redis.Redis]:
         try:
             with redis.Redis(unix_socket_path=socket, protocol=2) as client:
                 wait_until_it_answers(client, process)
-                client.function_load(libraries.assemble(libraries.FLOWFABRIC))
+                for name in libraries.NAMES:
+                    client.function_load(libraries.assemble(name))
                 client.function_load(NOTHING)
                 yield client
         finally:

@@ -1,63 +1,28 @@
 """Taking leases: grant, claim and context of each candidate, all candidates in one round trip.
 
-A claim whose answer was lost is looked up: the lease id is ours, so the execution's record tells who took it.
+Claims of one lane and partition are one call where library ``ffsuper`` can make it. A claim whose answer was lost is
+looked up: the lease id is ours, so the execution's record tells who took it.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
-import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ffsuper.errors import OutcomeUnknownError, RefusedError, StoreError
+from ffsuper.errors import LibraryMissingError, RefusedError, StoreError
 from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease, LeaseId
+from ffsuper.store.batch_claims import claim_all, groups, settle_group
+from ffsuper.store.claim_calls import ClaimDoubtError, Identity, Wanted, claimed, context_reads, read_holder
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, Status, fcall
+from ffsuper.store.replies import Call
 from ffsuper.store.signals import read_resume_signals
+from ffsuper.store.single_claims import SingleClaims
 
-GRANT_TTL_MS = 5_000  # the protocol's; an unused grant keeps others away for this long
-LAST_MS = 253_402_300_799_000  # the end of the year 9999
-NO_CAPABLE_WORKER = "no connected worker satisfies required_capabilities"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """As whom leases are taken.
-
-    Attributes:
-        capabilities: comma-separated, sorted.
-        lease_ttl_ms: length of every lease.
-    """
-
-    worker_id: str
-    instance_id: str
-    capabilities: str
-    lease_ttl_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a claim function answered."""
-
-    epoch: int
-    attempt_id: AttemptId
-    attempt_index: int
-    attempt_type: str
-
-
-class ClaimDoubtError(OutcomeUnknownError):
-    """The store's: a claim was sent, and whether it was carried out is not known. ``Claims.look_up`` tells."""
-
-    def __init__(self, candidate: Candidate, lease: Lease, cause: StoreError) -> None:
-        super().__init__(f"it is not known whether {candidate.execution_id} was claimed: {cause}")
-        self.candidate = candidate
-        self.lease = lease
+__all__ = ["ClaimDoubtError", "Claims", "Identity"]
 
 
 class Claims:
@@ -65,12 +30,18 @@ class Claims:
 
     Args:
         now_s: the local clock that leases are judged by.
+        may_load: a library that is missing is loaded, so that one without our function will not stay like that.
     """
 
-    def __init__(self, connection: Connection, identity: Identity, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: Connection, identity: Identity, now_s: Callable[[], float], *, may_load: bool = True
+    ) -> None:
         self._connection = connection
         self._identity = identity
         self._now_s = now_s
+        self._may_load = may_load
+        self._has_function = True
+        self._single = SingleClaims(connection, identity)
 
     async def claim(self, candidates: Sequence[Candidate]) -> list[Claim | StoreError]:
         """Try to take the lease of each candidate.
@@ -80,17 +51,13 @@ class Claims:
             ClaimDoubtError when the answer was lost; another StoreError when it was certainly not claimed.
         """
         asked_at_s = self._now_s()
-        wanted = [self._lease_wanted(candidate, asked_at_s) for candidate in candidates]
-        per_claim = [self._claim_calls(candidate, lease) for candidate, lease in wanted]
-        replies = iter(await self._connection.try_all([call for calls in per_claim for call in calls]))
-        results: list[Claim | StoreError] = []
-        for (candidate, lease), calls in zip(wanted, per_claim, strict=True):
-            granted: list[Any] = [None] if candidate.is_granted else []
-            results.append(await self._settle(candidate, lease, [*granted, *itertools.islice(replies, len(calls))]))
-        return results
+        wanted = [Wanted(candidate, self._lease_wanted(candidate, asked_at_s)) for candidate in candidates]
+        together, apart = groups(wanted) if self._has_function else ([], wanted)
+        found = await self._claim_all(together, apart)
+        return [await self._with_signals(found[one.lease.lease_id]) for one in wanted]
 
-    def _lease_wanted(self, candidate: Candidate, asked_at_s: float) -> tuple[Candidate, Lease]:
-        lease = Lease(
+    def _lease_wanted(self, candidate: Candidate, asked_at_s: float) -> Lease:
+        return Lease(
             candidate.execution_id,
             candidate.lane,
             LeaseId(str(uuid.uuid4())),
@@ -100,29 +67,29 @@ class Claims:
             ttl_ms=self._identity.lease_ttl_ms,
             asked_at_s=asked_at_s,
         )
-        return candidate, lease
 
-    def _claim_calls(self, candidate: Candidate, lease: Lease) -> list[Call[Any]]:
-        return [
-            *([] if candidate.is_granted else [grant(candidate, self._identity)]),
-            take(candidate, lease, self._identity),
-            *context_reads(candidate, lease),
-        ]
-
-    async def _settle(self, candidate: Candidate, lease: Lease, answers: list[Any]) -> Claim | StoreError:
-        """Turn the answers for one candidate into its claim, or the reason why there is none."""
-        granted, taken, *context = answers
-        if isinstance(granted, RefusedError) and granted.code == "capability_mismatch":
-            await self._block_route(candidate)
-            return granted
-        if isinstance(taken, RefusedError) and taken.code == "use_claim_resumed_execution":
-            return await self._claim_resumed(candidate, lease)
-        if isinstance(taken, OutcomeUnknownError):
-            return ClaimDoubtError(candidate, lease, taken)
-        if isinstance(taken, StoreError):
-            # Without a grant the claim is refused for want of one; the grant's refusal says why.
-            return granted if isinstance(granted, RefusedError) else taken
-        return await self._with_signals(claimed(candidate, lease, taken, context))
+    async def _claim_all(
+        self, together: list[list[Wanted]], apart: list[Wanted]
+    ) -> dict[LeaseId, Claim | StoreError]:
+        """Make one call for each group, and the protocol's for the others; return the results by the lease wanted."""
+        calls: list[Call[Any]] = [claim_all(group, self._identity) for group in together]
+        single = [self._single.calls(one) for one in apart]
+        answers = iter(await self._connection.try_all([*calls, *itertools.chain.from_iterable(single)]))
+        found: dict[LeaseId, Claim | StoreError] = {}
+        missed: list[Wanted] = []
+        for group in together:
+            answer = next(answers)
+            if isinstance(answer, LibraryMissingError):
+                missed += group
+                continue
+            results = await settle_group(self._connection, group, answer)
+            found |= {one.lease.lease_id: result for one, result in zip(group, results, strict=True)}
+        for one, own in zip(apart, single, strict=True):
+            found[one.lease.lease_id] = await self._single.settle(one, list(itertools.islice(answers, len(own))))
+        if missed:
+            self._has_function = self._may_load
+            found |= await self._claim_all([], missed)
+        return found
 
     async def _with_signals(self, claim: Claim | StoreError) -> Claim | StoreError:
         """Add what ended the suspension, if the attempt comes back from one."""
@@ -134,17 +101,6 @@ class Claims:
             lease, kind = claim.lease, claim.execution_kind
             resumed = Candidate(lease.execution_id, lease.lane, ClaimKind.RESUMED, kind, lease.attempt_index)
             return ClaimDoubtError(resumed, lease, error)
-
-    async def _claim_resumed(self, candidate: Candidate, lease: Lease) -> Claim | StoreError:
-        """Continue with the same grant: the execution turned out to be one whose attempt goes on."""
-        core = ExecutionKeys.of(candidate.execution_id).core
-        read_index = Call(("HGET", core, "current_attempt_index"), lambda reply: int(reply or 0))
-        (index,) = await self._connection.try_all([read_index])
-        if isinstance(index, StoreError):
-            return index
-        resumed = replace(candidate, claim=ClaimKind.RESUMED, attempt_index=index)
-        calls: list[Call[Any]] = [take(resumed, lease, self._identity), *context_reads(candidate, lease)]
-        return await self._settle(resumed, lease, [None, *await self._connection.try_all(calls)])
 
     async def look_up(self, doubt: ClaimDoubtError) -> Claim | StoreError:
         """Find out whether a claim was carried out, and read its context if so.
@@ -164,188 +120,7 @@ class Claims:
         (attempt_type,) = await self._connection.try_all([read_type])
         if isinstance(attempt_type, StoreError):
             return doubt
-        if candidate.claim is ClaimKind.RESUMED:
-            attempt_type = "resumed"
+        if candidate.claim is ClaimKind.RESUMED or holder.attempt_id != lease.attempt_id:
+            attempt_type = "resumed"  # an attempt that we have begun bears the id that we gave it
         held = replace(holder, attempt_type=attempt_type)
         return await self._with_signals(claimed(candidate, lease, held, context))
-
-    async def _block_route(self, candidate: Candidate) -> None:
-        """Set an execution aside that needs capabilities we lack; if it fails, the next scan finds it again."""
-        await self._connection.try_all([block_route(candidate, int(time.time() * 1000))])
-
-
-def claimed(candidate: Candidate, lease: Lease, taken: Taken, context: list[Any]) -> Claim | StoreError:
-    """Put lease and context together; without the context it is a doubt, to be looked up again."""
-    granted = replace(lease, epoch=taken.epoch, attempt_id=taken.attempt_id, attempt_index=taken.attempt_index)
-    for part in context:
-        if isinstance(part, StoreError):
-            return ClaimDoubtError(candidate, lease, part)
-    payload, tags, retry_policy, deadline_ms, *read = context
-    kind = read[0] if read else candidate.execution_kind
-    return Claim(granted, kind, taken.attempt_type, payload, tags, retry_policy, deadline_ms)
-
-
-# --- calls ------------------------------------------------------------------------------------------------------
-
-
-def grant(candidate: Candidate, identity: Identity) -> Call[None]:
-    """Ask for leave to claim. Refuses with ``capability_mismatch`` among others."""
-    keys = ExecutionKeys.of(candidate.execution_id)
-    reclaim = candidate.claim is ClaimKind.RECLAIM
-    index = keys.partition.index("lease_expiry") if reclaim else keys.partition.lane(candidate.lane, "eligible")
-    return fcall(
-        "ff_issue_reclaim_grant" if reclaim else "ff_issue_claim_grant",
-        (keys.core, keys.part("claim_grant"), index),
-        (
-            *(candidate.execution_id, identity.worker_id, identity.instance_id, candidate.lane),
-            *("", GRANT_TTL_MS, "", "", identity.capabilities),
-        ),
-        lambda _: None,
-    )
-
-
-def take(candidate: Candidate, lease: Lease, identity: Identity) -> Call[Taken]:
-    """Take the lease, with the function that fits the candidate."""
-    match candidate.claim:
-        case ClaimKind.NEW:
-            return claim_new(candidate, lease, identity)
-        case ClaimKind.RESUMED:
-            return claim_resumed(candidate, lease, identity)
-        case ClaimKind.RECLAIM:
-            return reclaim(candidate, lease, identity)
-
-
-def claim_new(candidate: Candidate, lease: Lease, identity: Identity) -> Call[Taken]:
-    """Begin a new attempt."""
-    keys = ExecutionKeys.of(candidate.execution_id)
-    partition, index = keys.partition, lease.attempt_index
-    return fcall(
-        "ff_claim_execution",
-        (
-            *(keys.core, keys.part("claim_grant"), partition.lane(candidate.lane, "eligible")),
-            *(partition.index("lease_expiry"), partition.worker_leases(identity.instance_id)),
-            *(keys.attempt(index), keys.attempt(index, "usage"), keys.attempt(index, "policy")),
-            *(keys.part("attempts"), keys.part("lease:current"), keys.part("lease:history")),
-            *(partition.lane(candidate.lane, "active"), partition.index("attempt_timeout")),
-            partition.index("execution_deadline"),
-        ),
-        (
-            *(candidate.execution_id, identity.worker_id, identity.instance_id, candidate.lane),
-            *("", lease.lease_id, lease.ttl_ms, lease.ttl_ms * 2 // 3, lease.attempt_id, "{}", "", ""),
-        ),
-        read_taken,
-    )
-
-
-def claim_resumed(candidate: Candidate, lease: Lease, identity: Identity) -> Call[Taken]:
-    """Go on with the interrupted attempt, whose index must be the current one."""
-    keys = ExecutionKeys.of(candidate.execution_id)
-    partition = keys.partition
-    return fcall(
-        "ff_claim_resumed_execution",
-        (
-            *(keys.core, keys.part("claim_grant"), partition.lane(candidate.lane, "eligible")),
-            *(partition.index("lease_expiry"), partition.worker_leases(identity.instance_id)),
-            *(keys.attempt(candidate.attempt_index), keys.part("lease:current"), keys.part("lease:history")),
-            *(partition.lane(candidate.lane, "active"), partition.index("attempt_timeout")),
-            partition.index("execution_deadline"),
-        ),
-        (
-            *(candidate.execution_id, identity.worker_id, identity.instance_id, candidate.lane),
-            *("", lease.lease_id, lease.ttl_ms, ""),
-        ),
-        read_taken,
-    )
-
-
-def reclaim(candidate: Candidate, lease: Lease, identity: Identity) -> Call[Taken]:
-    """End the attempt whose lease is over, and begin another."""
-    keys = ExecutionKeys.of(candidate.execution_id)
-    partition, old = keys.partition, candidate.attempt_index
-    return fcall(
-        "ff_reclaim_execution",
-        (
-            *(keys.core, keys.part("claim_grant"), keys.attempt(old), keys.stream_meta(old)),
-            *(keys.attempt(old + 1), keys.attempt(old + 1, "usage"), keys.part("attempts")),
-            *(keys.part("lease:current"), keys.part("lease:history"), partition.index("lease_expiry")),
-            *(partition.worker_leases(identity.instance_id), partition.lane(candidate.lane, "active")),
-            *(partition.index("attempt_timeout"), partition.index("execution_deadline")),
-        ),
-        (
-            *(candidate.execution_id, identity.worker_id, identity.instance_id, candidate.lane),
-            *(lease.lease_id, lease.ttl_ms, lease.attempt_id, "{}"),
-        ),
-        read_taken,
-    )
-
-
-def read_taken(status: Status) -> Taken:
-    """Read a claim's reply: lease id, epoch, expiry, attempt id, attempt index, attempt type."""
-    return Taken(status.number(1), AttemptId(status.text(3)), status.number(4), status.text(5))
-
-
-def read_holder(lease: Lease) -> Call[Taken | None]:
-    """Read who holds an execution; None when it is not the given lease."""
-    fields = ("current_lease_id", "current_lease_epoch", "current_attempt_id", "current_attempt_index")
-
-    def parse(reply: Any) -> Taken | None:
-        lease_id, epoch, attempt_id, index = ((part or b"").decode() for part in reply)
-        if lease_id != lease.lease_id:
-            return None
-        return Taken(int(epoch), AttemptId(attempt_id), int(index), attempt_type="")
-
-    return Call(("HMGET", ExecutionKeys.of(lease.execution_id).core, *fields), parse)
-
-
-def context_reads(candidate: Candidate, lease: Lease) -> list[Call[Any]]:
-    """Read payload, tags, retry policy and deadline, and the kind where the candidate does not tell it."""
-    keys = ExecutionKeys.of(lease.execution_id)
-    reads: list[Call[Any]] = [
-        Call(("GET", keys.part("payload")), lambda reply: reply or b""),
-        Call(("HGETALL", keys.part("tags")), read_tags),
-        Call(("GET", keys.part("policy")), read_retry_policy),
-        Call(("ZSCORE", keys.partition.index("execution_deadline"), lease.execution_id), read_deadline),
-    ]
-    if not candidate.execution_kind:
-        reads.append(Call(("HGET", keys.core, "execution_kind"), read_kind))
-    return reads
-
-
-def read_kind(reply: bytes | None) -> str:
-    """Read an execution's kind."""
-    return (reply or b"").decode(errors="surrogateescape")
-
-
-def read_deadline(reply: Any) -> int | None:
-    """Read when an execution expires; None when it does not, or far beyond all calendars."""
-    at_ms = math.inf if reply is None else float(reply)
-    return int(at_ms) if at_ms < LAST_MS else None
-
-
-def read_tags(reply: Any) -> dict[str, str]:
-    """Read the tags; bytes that are no UTF-8 are kept as surrogates."""
-    texts = [part.decode(errors="surrogateescape") for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def read_retry_policy(reply: Any) -> bytes:
-    """Return the policy's retry member as JSON; empty when there is none, or none that can be read."""
-    try:
-        policy = json.loads(reply or b"{}")
-    except ValueError:
-        return b""
-    if not isinstance(policy, dict) or policy.get("retry_policy") is None:
-        return b""
-    return json.dumps(policy["retry_policy"]).encode()
-
-
-def block_route(candidate: Candidate, now_ms: int) -> Call[None]:
-    """Move an execution from the eligible index to those that wait for a capable worker."""
-    keys = ExecutionKeys.of(candidate.execution_id)
-    lane = keys.partition.lane
-    return fcall(
-        "ff_block_execution_for_admission",
-        (keys.core, lane(candidate.lane, "eligible"), lane(candidate.lane, "blocked:route")),
-        (candidate.execution_id, "waiting_for_capable_worker", NO_CAPABLE_WORKER, now_ms),
-        lambda _: None,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +34,14 @@ class Page:
     candidates: tuple[Candidate, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Members of an index: how many, and the execution ids among them; others are nobody's work."""
+
+    count: int
+    ids: Sequence[ExecutionId]
+
+
 class Scans:
     """What the scanner reads."""
 
@@ -49,18 +57,18 @@ class Scans:
             page: members in a full page.
             skip: executions that are not looked at.
         """
-        pages = await self._ids([eligible_page(place, page) for place in places])
-        looked_at = [[execution for execution in found if execution not in skip] for found in pages]
+        pages = await self._members([eligible_page(place, page) for place in places])
+        looked_at = [[execution for execution in found.ids if execution not in skip] for found in pages]
         records = iter(await self._records([execution for found in looked_at for execution in found]))
         results = []
         for place, found, left in zip(places, pages, looked_at, strict=True):
             judged = [eligible_candidate(execution, place.lane, next(records)) for execution in left]
             candidates = tuple(one for one in judged if one is not None)
-            results.append(Page(len(found), len(found) - len(left), candidates))
+            results.append(Page(found.count, len(found.ids) - len(left), candidates))
         return results
 
-    async def _ids(self, calls: Sequence[Call[list[ExecutionId]]]) -> list[list[ExecutionId]]:
-        return [found or [] for found in await self._read(calls)]
+    async def _members(self, calls: Sequence[Call[Members]]) -> list[Members]:
+        return [found or Members(0, ()) for found in await self._read(calls)]
 
     async def _records(self, executions: Sequence[ExecutionId]) -> list[Record | None]:
         return await self._read([read_record(execution) for execution in executions])
@@ -99,16 +107,16 @@ def read_record(execution_id: ExecutionId) -> Call[Record]:
     return Call(("HMGET", ExecutionKeys.of(execution_id).core, *CANDIDATE_FIELDS), parse)
 
 
-def eligible_page(place: Place, page: int) -> Call[list[ExecutionId]]:
+def eligible_page(place: Place, page: int) -> Call[Members]:
     """Read one page of an eligible index, best first."""
     index = PartitionKeys.of_index(place.partition).lane(place.lane, "eligible")
-    return Call(("ZRANGE", index, place.offset, place.offset + page - 1), ids)
+    return Call(("ZRANGE", index, place.offset, place.offset + page - 1), members)
 
 
-def ids(reply: Any) -> list[ExecutionId]:
-    """Return the well-formed execution ids among index members; others are nobody's work."""
-    texts = (member.decode(errors="replace") for member in reply)
-    return [ExecutionId(text) for text in texts if is_execution_id(text)]
+def members(reply: Iterable[bytes]) -> Members:
+    """Read members of an index."""
+    texts = [member.decode(errors="replace") for member in reply]
+    return Members(len(texts), [ExecutionId(text) for text in texts if is_execution_id(text)])
 
 
 def eligible_candidate(execution_id: ExecutionId, lane: LaneId, record: Record | None) -> Candidate | None:

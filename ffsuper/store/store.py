@@ -77,7 +77,7 @@ async def open_store(
         yield Store(
             Scans(work),
             Takeovers(work),
-            Claims(work, identity, now_s),
+            Claims(work, identity, now_s, may_load=settings.library != "never"),
             Leases(leases),
             Attempts(work, budget_partitions),
             Outcomes(work, identity.instance_id),

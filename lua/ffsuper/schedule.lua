@@ -13,13 +13,6 @@ local CANDIDATE_FIELDS = { 'lifecycle_phase', 'eligibility_state', 'priority', '
 -- though one that cannot asks first.
 local TIME_TO_ASK_MS = 5000
 
--- Sets an execution aside that this worker may not run; returns whether it did.
-local function block_for_capabilities(lane, core, execution_id, missing, now)
-  return missing ~= '' and pcall(call_protocol, 'ff_block_execution_for_admission', { core, lane.eligible, lane.blocked }, {
-    execution_id, 'waiting_for_capable_worker', 'no connected worker satisfies required_capabilities', now,
-  })
-end
-
 -- Whether an execution has become claimable again, after something else, a moment ago.
 local function has_come_back(created_at, last_transition_at, now_ms)
   return last_transition_at ~= created_at and now_ms - stored_number(last_transition_at) < TIME_TO_ASK_MS
@@ -40,7 +33,8 @@ local function candidate(lane, tag, execution_id, capabilities, now)
   if missing ~= '' and has_come_back(record[4], record[9], tonumber(now)) then
     return nil
   end
-  return not block_for_capabilities(lane, core, execution_id, missing, now) and record or nil
+  local is_blocked = missing ~= '' and block_route(core, lane.eligible, lane.blocked, execution_id, now)
+  return not is_blocked and record or nil
 end
 
 -- Appends executions of each namespace that have one priority to the reply, oldest first.

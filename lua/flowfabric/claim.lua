@@ -1,36 +1,5 @@
 -- Claims: a worker uses its grant up and gets a lease, for a new attempt or for one that was interrupted.
 
--- Refuses an execution that is not there to begin a new attempt of.
--- record: lifecycle_phase, ownership_state, eligibility_state, terminal_outcome, attempt_state, ...
-local function require_claimable(record)
-  local attempt_state = record[5]
-  if record[1] ~= 'runnable' then
-    refuse('execution_not_leaseable')
-  elseif record[2] ~= 'unowned' then
-    refuse('lease_conflict')
-  elseif record[3] ~= 'eligible_now' or record[4] ~= 'none' then
-    refuse('execution_not_leaseable')
-  elseif attempt_state == 'running_attempt' then
-    refuse('active_attempt_exists')
-  elseif attempt_state == 'attempt_interrupted' then
-    refuse('use_claim_resumed_execution')
-  end
-end
-
--- Returns the type of the attempt to begin, and the fields of its record that say why there is another.
-local function next_attempt(core, attempt_state)
-  if attempt_state == 'pending_retry_attempt' then
-    local pending = redis.call('HMGET', core, 'pending_retry_reason', 'pending_previous_attempt_index')
-    return 'retry', 'retry_reason', pending[1] or '', 'previous_attempt_index', pending[2] or ''
-  elseif attempt_state == 'pending_replay_attempt' then
-    local pending = redis.call('HMGET', core, 'pending_replay_reason', 'pending_replay_requested_by',
-      'pending_previous_attempt_index')
-    return 'replay', 'replay_reason', pending[1] or '', 'replay_requested_by', pending[2] or '',
-      'replayed_from_attempt_index', pending[3] or ''
-  end
-  return 'initial'
-end
-
 -- Returns what to store of an attempt policy, or nil when that is nothing.
 local function attempt_policy_argument(text)
   if not is_set(text) or text == '{}' then
@@ -99,23 +68,13 @@ register('ff_claim_execution', function(keys, args)
   local deadline_ms = optional_time_argument(args[12], 'execution_deadline')
   require_keys(keys, deadline_ms and 14 or timeout_ms and 13 or 12)
 
-  local lease = new_lease(args, args[6], attempt_id, record[6], ttl_ms, renew_before_ms, now_ms)
-  local index = stored_number(record[7])
-  local attempt_index = tostring(index)
-  local attempt = attempt_key(tag_of(core), execution_id, attempt_index)
-  local attempt_type = begin_attempt(attempt, attempts, attempt_index, lease, next_attempt(core, record[5]))
+  local lease = new_lease(new_term(args, ttl_ms, renew_before_ms, now_ms), execution_id, args[6], attempt_id, record[6])
+  local attempt, attempt_index, attempt_type = begin_next_attempt(core, attempts, record, lease)
   if policy then
     write_members(attempt .. ':policy', policy)
   end
-  write_lease(core, claim_grant, lease_current, lease,
-    'current_attempt_index', attempt_index,
-    'current_attempt_id', attempt_id,
-    'total_attempt_count', tostring(index + 1),
-    'started_at', is_set(record[8]) and record[8] or lease.now,
-    'pending_retry_reason', '',
-    'pending_replay_reason', '',
-    'pending_replay_requested_by', '',
-    'pending_previous_attempt_index', '')
+  redis.call('DEL', claim_grant, lease_current)
+  write_new_lease(core, lease_current, record, lease, attempt_index)
   redis.call('ZREM', eligible, execution_id)
   index_lease(lease_expiry, worker_leases, active, lease)
   if timeout_ms then
@@ -124,14 +83,7 @@ register('ff_claim_execution', function(keys, args)
   if deadline_ms then
     redis.call('ZADD', execution_deadline, deadline_ms, execution_id)
   end
-  append_history(lease_history,
-    'event', 'acquired',
-    'lease_id', lease.id,
-    'lease_epoch', lease.epoch,
-    'attempt_id', attempt_id,
-    'attempt_index', attempt_index,
-    'worker_id', lease.worker_id,
-    'ts', lease.now)
+  append_acquired(lease_history, lease, attempt_index)
   return lease_reply(lease, attempt_index, attempt_type)
 end)
 
@@ -180,17 +132,19 @@ register('ff_claim_resumed_execution', function(keys, args)
   require_keys(keys, timeout_ms > 0 and 10 or 9)
 
   local attempt_id, attempt_index = record[4] or '', record[5] or ''
-  local lease = new_lease(args, args[6], attempt_id, record[3], ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
+  local term = new_term(args, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
+  local lease = new_lease(term, execution_id, args[6], attempt_id, record[3])
   redis.call('HSET', attempt,
     'attempt_state', 'started',
-    'resumed_at', lease.now,
+    'resumed_at', term.now,
     'lease_id', lease.id,
     'lease_epoch', lease.epoch,
-    'worker_id', lease.worker_id,
-    'worker_instance_id', lease.worker_instance_id,
+    'worker_id', term.worker_id,
+    'worker_instance_id', term.worker_instance_id,
     'suspended_at', '',
     'suspension_id', '')
-  write_lease(core, claim_grant, lease_current, lease,
+  redis.call('DEL', claim_grant, lease_current)
+  write_lease(core, lease_current, lease,
     'lease_expired_at', '',
     'lease_revoke_reason', '')
   redis.call('ZREM', eligible, execution_id)
@@ -204,8 +158,8 @@ register('ff_claim_resumed_execution', function(keys, args)
     'lease_epoch', lease.epoch,
     'attempt_index', attempt_index,
     'attempt_id', attempt_id,
-    'worker_id', lease.worker_id,
+    'worker_id', term.worker_id,
     'reason', 'claim_resumed',
-    'ts', lease.now)
+    'ts', term.now)
   return lease_reply(lease, attempt_index, 'resumed')
 end)

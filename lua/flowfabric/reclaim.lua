@@ -81,18 +81,20 @@ register('ff_reclaim_execution', function(keys, args)
   local attempt_id = text_argument(args[7], 'attempt_id')
   require_keys(keys, 12)
 
-  local lease = new_lease(args, args[5], attempt_id, old_epoch, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
+  local term = new_term(args, ttl_ms, math.floor(ttl_ms * 2 / 3), now_ms)
+  local lease = new_lease(term, execution_id, args[5], attempt_id, old_epoch)
   local index, reason = stored_number(record[4]), 'lease_' .. ownership
   local attempt_index = tostring(index)
   redis.call('HSET', old_attempt,
     'attempt_state', 'interrupted_reclaimed',
-    'ended_at', lease.now,
+    'ended_at', term.now,
     'failure_reason', reason)
-  close_stream(old_stream_meta, 'reclaimed', lease.now)
+  close_stream(old_stream_meta, 'reclaimed', term.now)
   begin_attempt(attempt_key(tag_of(core), execution_id, attempt_index), attempts, attempt_index, lease, 'reclaim',
     'reclaim_reason', reason,
     'previous_attempt_index', old_index)
-  write_lease(core, claim_grant, lease_current, lease,
+  redis.call('DEL', claim_grant, lease_current)
+  write_lease(core, lease_current, lease,
     'current_attempt_index', attempt_index,
     'current_attempt_id', attempt_id,
     'total_attempt_count', tostring(index + 1),
@@ -110,7 +112,7 @@ register('ff_reclaim_execution', function(keys, args)
     'new_lease_epoch', lease.epoch,
     'new_attempt_id', attempt_id,
     'new_attempt_index', attempt_index,
-    'worker_id', lease.worker_id,
-    'ts', lease.now)
+    'worker_id', term.worker_id,
+    'ts', term.now)
   return lease_reply(lease, attempt_index, 'reclaim')
 end)

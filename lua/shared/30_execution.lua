@@ -49,5 +49,5 @@ local function eligible_score(priority, created_at_ms)
 end
 
 local function append_history(lease_history, ...)
-  redis.call('XADD', lease_history, 'MAXLEN', '~', 1000, '*', ...)
+  redis.call('XADD', lease_history, 'MAXLEN', '~', '1000', '*', ...)
 end

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from ffsuper.store import libraries
-from tests.lua import budgets, flows, frames, signals, suspensions, test_quota
+from tests.lua import budgets, claims, flows, frames, signals, suspensions, test_quota
 from tests.lua.executions import call_claim_resumed, call_reclaim, claim, claimed, create, grant, grant_reclaim
 from tests.lua.holders import cancel, complete, delay, expire, fail, mark, promote, renew, revoke
 from tests.lua.suspensions import EXECUTION, KEYS, PENDING, WAITPOINT, put
@@ -68,6 +68,13 @@ def test_a_delayed_attempt_is_resumed(cluster: World) -> None:
     promote(cluster, lease.keys, lease.execution_id, LATER_MS)
     grant(cluster, lease.keys)
     assert claimed(lease.keys, call_claim_resumed(cluster, lease.keys)).kind == "resumed"
+
+
+def test_executions_of_every_kind_are_claimed_in_one_call(cluster: World) -> None:
+    kinds = ("plain", "with deadline", "retried", "replayed", "resumed later", "not capable", "damaged attempts")
+    outcomes = claims.outcomes_together(cluster, [claims.wish(claims.KINDS[kind](cluster)) for kind in kinds])
+    answers = [one.reply if isinstance(one.reply, str) else one.reply[1] for one in outcomes]
+    assert answers == [*["OK"] * 5, "capability_mismatch", "WRONGTYPE"]
 
 
 @pytest.mark.parametrize("how", ["expired", "revoked"])

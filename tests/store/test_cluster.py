@@ -12,15 +12,21 @@ import trio
 from redis.crc import key_slot
 
 from ffsuper.client import Client
+from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
+from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId
+from ffsuper.sansio.partition import of_bytes
+from ffsuper.sansio.scan import Place
 from ffsuper.store import libraries
 from ffsuper.store.announcements import LEASE_ENDS, open_announcements
+from ffsuper.store.claims import Identity
 from ffsuper.store.cluster import ClusterWire, address_of, key_of, seeds, slot_map
 from ffsuper.store.connection import open_connection
+from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.looks import Looks, indexes
 from ffsuper.store.replies import ElsewhereError
-from ffsuper.store.store import prepare
+from ffsuper.store.store import open_store, prepare
 from tests.cluster import Cluster, running_cluster
 
 KEYS = [f"{{fp:{number}}}:key" for number in range(64)]
@@ -120,6 +126,50 @@ async def test_one_look_asks_each_server_once_and_finds_all(cluster: Cluster, se
         due = await looks.due(dict.fromkeys(wanted, 1.0))
         found = {index: first.at_ms for index, first in due.first.items()}
         assert found == {index: float(index.partition) for index in wanted[::3] if index.partition >= 1}
+
+
+async def test_work_on_every_server_is_found_in_one_scan_and_claimed(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    lanes = [LaneId(f"scanned-{number}") for number in range(12)]
+    with Client(settings) as client:
+        executions = [client.submit("job", lane=lane) for lane in lanes for _ in range(2)]
+    async with open_store(settings, Identity("test", "test-1", "", 60_000), 32, boottime_s) as store:
+        places = [Place(lane, of_bytes(lane.encode(), 256)) for lane in lanes]
+        pages = await store.scans.eligible(places, 10, ())
+        found = [candidate for page in pages for candidate in page.candidates]
+        assert sorted(one.execution_id for one in found) == sorted(executions)
+        assert len({cluster.master_of(slot_of(one)).port for one in executions}) == 3
+        claims = await store.claims.claim(found)
+        assert [one.lease.execution_id for one in claims if isinstance(one, Claim)] == [
+            one.execution_id for one in found
+        ]
+
+
+async def test_nothing_is_claimed_while_its_slot_moves_and_all_of_it_afterwards(
+    cluster: Cluster, settings: StoreConfig
+) -> None:
+    prepare(settings)
+    lane = LaneId("moving-lane")
+    with Client(settings) as client:
+        first, *executions = [client.submit("job", lane=lane) for _ in range(4)]
+    candidates = [Candidate(one, lane, ClaimKind.NEW, "job") for one in executions]
+    slot = slot_of(first)
+    source = cluster.master_of(slot)
+    target = cluster.another_master(source)
+    async with open_store(settings, Identity("test", "test-1", "", 60_000), 32, boottime_s) as store:
+        await store.claims.claim([Candidate(first, lane, ClaimKind.NEW, "job")])
+        partition = ExecutionKeys.of(first).partition
+        for index in (partition.index("execution_deadline"), partition.lane(lane, "blocked:route")):
+            source.ask("ZADD", index, 5, "x")  # with these, all indexes are there, and only new keys are not
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        refusals = await store.claims.claim(candidates)
+        assert all(isinstance(one, ElsewhereError) for one in refusals)
+        with Client(settings) as client:
+            assert set(client.states(executions)) == {"waiting"}
+        cluster.move_slot(slot, source, target)
+        claims = await store.claims.claim(candidates)
+        assert all(isinstance(one, Claim) for one in claims)
 
 
 async def test_announcements_are_heard_from_every_server(cluster: Cluster, settings: StoreConfig) -> None:

@@ -1,4 +1,4 @@
-"""What actors rely on, held against the real store and against the fake that their tests use."""
+"""What actors rely on, held against the real store, with our latest library and an older one, and the tests' fake."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from ffsuper.store.presence import Presence
 from ffsuper.store.store import Store, open_presence, open_store, prepare
 from ffsuper.store.takeovers import Expired, Taker
 from tests.fakes import LANE, FakeStore
+from tests.store.older import prepare_older
 
 PARTITION = of_bytes(LANE.encode(), 256)
 SHORT_TTL_MS = 150
@@ -75,7 +76,7 @@ class Subject:
         return claim
 
 
-@pytest.fixture(params=["real", "fake"])
+@pytest.fixture(params=["real", "older", "fake"])
 async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncIterator[Subject]:
     if request.param == "fake":
         fake = FakeStore(lease_ttl_s=SHORT_TTL_MS / 1000)
@@ -83,7 +84,7 @@ async def subject(request: pytest.FixtureRequest, server_url: str) -> AsyncItera
         return
     with redis.Redis.from_url(server_url) as client:
         client.flushall()
-    settings = StoreConfig(url=server_url)
+    settings = prepare_older(server_url) if request.param == "older" else StoreConfig(url=server_url)
     prepare(settings)
     identity = Identity("test", f"test-{uuid.uuid4()}", "", SHORT_TTL_MS)
     with Client(settings) as submitter:

@@ -37,29 +37,40 @@ from ffsuper.store.claims import ClaimDoubtError, Identity
 from ffsuper.store.store import Store, open_store, prepare
 from tests.fakes import LANE
 from tests.proxy import Proxy, running_proxy
+from tests.store.older import prepare_older
 
 IDENTITY = Identity("test", "test-1", "", 60_000)
 
 
+# What claims with library ffsuper, and what claims with an older one that lacks it.
+CLAIMING = [pytest.param("ffsuper_claim", id="together"), pytest.param("ff_claim_execution", id="apart")]
+
+
 @asynccontextmanager
-async def behind_proxy(server_url: str, folder: Path) -> AsyncIterator[tuple[Store, Proxy, Candidate]]:
+async def behind_proxy(
+    server_url: str, folder: Path, claiming: str = "ffsuper_claim"
+) -> AsyncIterator[tuple[Store, Proxy, Candidate]]:
     """Provide a store behind a proxy, and one execution that is waiting there."""
     with redis.Redis.from_url(server_url) as server:
         server.flushall()
-    prepare(StoreConfig(url=server_url))
+    settings = StoreConfig(url=server_url) if claiming == "ffsuper_claim" else prepare_older(server_url)
+    prepare(settings)
     with Client(server_url) as client:
         execution = client.submit("job", b"\x00\xff")
     candidate = Candidate(execution, LANE, ClaimKind.NEW, "job")
     async with (
         running_proxy(folder, Path(server_url.removeprefix("unix://"))) as proxy,
-        open_store(StoreConfig(url=proxy.url), IDENTITY, 32, boottime_s) as store,
+        open_store(replace(settings, url=proxy.url), IDENTITY, 32, boottime_s) as store,
     ):
         yield store, proxy, candidate
 
 
-async def test_a_claim_whose_answer_was_lost_is_found_and_adopted_whole(server_url: str, tmp_path: Path) -> None:
-    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
-        proxy.lose_reply_to = lambda request: b"ff_claim_execution" in request
+@pytest.mark.parametrize("function", CLAIMING)
+async def test_a_claim_whose_answer_was_lost_is_found_and_adopted_whole(
+    function: str, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
+        proxy.lose_reply_to = lambda request: function.encode() in request
         (doubt,) = await store.claims.claim([candidate])
         assert isinstance(doubt, ClaimDoubtError)
         claim = await store.claims.look_up(doubt)
@@ -69,9 +80,12 @@ async def test_a_claim_whose_answer_was_lost_is_found_and_adopted_whole(server_u
         assert await store.leases.renew([claim.lease], 5) == [None]
 
 
-async def test_a_claim_that_never_arrived_is_known_not_to_be_ours(server_url: str, tmp_path: Path) -> None:
-    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
-        proxy.lose_request = lambda request: b"ff_claim_execution" in request
+@pytest.mark.parametrize("function", CLAIMING)
+async def test_a_claim_that_never_arrived_is_known_not_to_be_ours(
+    function: str, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
+        proxy.lose_request = lambda request: function.encode() in request
         (doubt,) = await store.claims.claim([candidate])
         assert isinstance(doubt, ClaimDoubtError)
         assert isinstance(await store.claims.look_up(doubt), RefusedError)
@@ -194,20 +208,30 @@ async def test_a_suspension_that_was_satisfied_at_once_is_found_though_its_answe
         assert await store.leases.renew([claim.lease], 5) == [None]
 
 
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        ("ffsuper_claim", ClaimKind.RESUMED),
+        ("ffsuper_claim", ClaimKind.NEW),  # it was to be resumed only after it had been looked at
+        ("ff_claim_resumed_execution", ClaimKind.RESUMED),
+        ("ff_claim_resumed_execution", ClaimKind.NEW),
+    ],
+)
 async def test_the_signals_of_a_resumed_claim_whose_answer_was_lost_are_found_too(
-    server_url: str, tmp_path: Path
+    function: str, kind: ClaimKind, server_url: str, tmp_path: Path
 ) -> None:
-    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
         claim = await claimed(store, candidate)
         outcome = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
         assert await store.outcomes.deliver(claim.lease, outcome, b"") is None
         with Client(server_url) as client:
             client.signal(candidate.execution_id, "go", b"now")
-        proxy.lose_reply_to = lambda request: b"ff_claim_resumed_execution" in request
-        (doubt,) = await store.claims.claim([replace(candidate, claim=ClaimKind.RESUMED)])
+        proxy.lose_reply_to = lambda request: function.encode() in request
+        (doubt,) = await store.claims.claim([replace(candidate, claim=kind)])
         assert isinstance(doubt, ClaimDoubtError)
         resumed = await store.claims.look_up(doubt)
         assert isinstance(resumed, Claim)
+        assert resumed.attempt_type == "resumed"
         assert [one.payload for one in resumed.signals] == [b"now"]
 
 
