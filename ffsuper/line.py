@@ -35,8 +35,6 @@ from ffsuper.store.takeovers import Taker
 
 LOG = logging.getLogger(__name__)
 
-# Two, so that one call is on its way while the answer to the other is being handed out.
-CLAIMERS = 2
 # Less than any lease lasts, so that the reclaimer knows of each before it ends.
 RECLAIM_INTERVAL_S = 0.8
 
@@ -142,13 +140,12 @@ class Line:
                 ):
                     for _ in range(self._config.children.count):
                         workers.start_soon(self._execute, slots_send.clone(), leases_send.clone(), margin_s)
-                    for _ in range(CLAIMERS):
-                        workers.start_soon(
-                            claimer.run,
-                            *(self.store.claims, candidates_receive.clone(), slots_receive.clone()),
-                            *(leases_send.clone(), boottime_s, self._pulses),
-                            demands_send.clone() if self._grants else None,
-                        )
+                    workers.start_soon(
+                        claimer.run,
+                        *(self.store.claims, candidates_receive.clone(), slots_receive.clone()),
+                        *(leases_send.clone(), boottime_s, self._pulses),
+                        demands_send.clone() if self._grants else None,
+                    )
                     workers.start_soon(self._seek, demands_receive, candidates_send)
                 watching.cancel()
 

@@ -18,6 +18,9 @@ from ffsuper.store.outage import STORE_AWAY, Outage
 
 LOG = logging.getLogger(__name__)
 
+# Two, so that one call is on its way while the answer to the other is being handed out. They share slots and
+# candidates: what one had and could not use would grow old while the other wants it.
+HANDS = 2
 # Claiming for many slots at once makes the children march in step; several claimers with small calls overlap.
 CLAIMS_PER_CALL = 8
 # Candidates read longer ago than this have probably been taken, or overtaken by more urgent ones.
@@ -42,27 +45,62 @@ async def run(
     Args:
         demands: where candidates come only when they are asked for; has room for any number of messages.
     """
+    desk = Desk(FreshCandidates(candidates, now_s), slots, Wishes(demands))
+    try:
+        async with candidates, slots, leases, demands or nullcontext(), trio.open_nursery() as hands:
+            for _ in range(HANDS):
+                hands.start_soon(claim_on, claims, desk, leases, pulses)
+    finally:
+        desk.give_back()
+
+
+async def claim_on(claims: Claims, desk: Desk, leases: trio.MemorySendChannel[LeaseNews], pulses: Pulses) -> None:
+    """Claim, one call after the other, until there is nothing more to claim or to claim for."""
     outage = Outage(LOG)
-    fresh = FreshCandidates(candidates, now_s)
-    async with candidates, slots, leases, demands or nullcontext(), pulses.open("claimer") as pulse:
-        wishes = Wishes(demands)
-        held: list[Slot] = []
-        try:
-            while True:
+    async with pulses.open("claimer") as pulse:
+        while True:
+            try:
                 with pulse.resting:
-                    if not held:
-                        held.append(await slots.receive())
-                    take_ready(slots, held)
-                    wishes.tell(len(held))
-                    chosen = await fresh.take(len(held))
-                wishes.take(len(held), chosen)
-                take_ready(slots, held)
-                await claim_for(claims, chosen, held, leases, outage, pulse)
-        except trio.EndOfChannel:
-            return
-        finally:
-            for unused in held:
-                unused.assignments.close()
+                    chosen, slots = await desk.take()
+            except trio.EndOfChannel:
+                return
+            try:
+                await claim_for(claims, chosen, slots, leases, outage, pulse)
+            finally:
+                for unused in slots:
+                    unused.assignments.close()
+
+
+class Desk:
+    """Slots that wait for a candidate, and what is there for them; one hand at a time takes from both."""
+
+    def __init__(self, fresh: FreshCandidates, slots: trio.MemoryReceiveChannel[Slot], wishes: Wishes) -> None:
+        self._fresh = fresh
+        self._slots = slots
+        self._wishes = wishes
+        self._held: list[Slot] = []
+        self._turn = trio.Lock()
+
+    async def take(self) -> tuple[list[Candidate], list[Slot]]:
+        """Wait for at least one of each; return as many slots as candidates.
+
+        Raises:
+            trio.EndOfChannel: there will be no more.
+        """
+        async with self._turn:
+            if not self._held:
+                self._held.append(await self._slots.receive())
+            take_ready(self._slots, self._held)
+            self._wishes.tell(len(self._held))
+            chosen = await self._fresh.take(len(self._held))
+            self._wishes.take(len(self._held), chosen)
+            taken, self._held = self._held[: len(chosen)], self._held[len(chosen) :]
+            return chosen, taken
+
+    def give_back(self) -> None:
+        """Give back the slots that nothing came for."""
+        for unused in self._held:
+            unused.assignments.close()
 
 
 def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:

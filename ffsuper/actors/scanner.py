@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 # Some claimers' worth of candidates, few enough to be claimed while they are fresh.
 PAGE = 32
 # What was sent to a claimer is not sent again for this long: it is being claimed, or was refused.
-FORGET_S = 0.25
+FORGET_S = 0.05
 # While all that is eligible is being claimed: about a round trip.
 RECHECK_S = 0.002
 

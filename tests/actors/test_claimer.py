@@ -23,12 +23,33 @@ class Ends:
     slots: trio.MemorySendChannel[Slot]
     leases: trio.MemoryReceiveChannel[LeaseNews]
     demands: trio.MemoryReceiveChannel[Demand]
+    nursery: trio.Nursery
 
     async def offer(self) -> trio.MemoryReceiveChannel[Assignment]:
-        """Offer a slot and wait until it is taken."""
-        assignments_send, assignments = trio.open_memory_channel[Assignment](1)
-        await self.slots.send(Slot(assignments_send))
-        return assignments
+        """Offer a slot as an executor does, again if it is given back unused; wait until it is taken."""
+        found_send, found = trio.open_memory_channel[Assignment](1)
+        await self.nursery.start(self._keep_offering, found_send)
+        return found
+
+    async def _keep_offering(
+        self, found: trio.MemorySendChannel[Assignment], task_status: trio.TaskStatus[None]
+    ) -> None:
+        has_begun = False
+        async with found:
+            while True:
+                assignments_send, assignments = trio.open_memory_channel[Assignment](1)
+                try:
+                    await self.slots.send(Slot(assignments_send))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    if has_begun:
+                        return
+                    raise
+                if not has_begun:
+                    has_begun = True
+                    task_status.started()
+                async for assignment in assignments:
+                    await found.send(assignment)
+                    return
 
     def wanted(self) -> int:
         """Return by how many grants more or fewer are wanted than when last asked."""
@@ -65,7 +86,7 @@ async def claiming(store: FakeStore, *, asks: bool = False) -> AsyncIterator[End
                 demands_send if asks else None,
             )
             async with candidates_send, slots_send:
-                yield Ends(candidates_send, slots_send, leases, demands)
+                yield Ends(candidates_send, slots_send, leases, demands, nursery)
                 nursery.cancel_scope.cancel()
 
 
@@ -299,3 +320,17 @@ async def test_it_ends_as_usual_when_the_asker_has_ended(autojump_clock: trio.te
         await ends.candidates.aclose()
         with pytest.raises(trio.EndOfChannel):
             await assignments.receive()
+
+
+async def test_candidates_that_are_left_go_to_whichever_slot_comes_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    executions = [store.add(number) for number in range(6)]
+    async with claiming(store) as ends:
+        first = await ends.offer()
+        await ends.find(store, *executions)
+        found = [await first.receive()]
+        found += [await (await ends.offer()).receive() for _ in executions[1:]]
+        assert [assignment.claim.lease.execution_id for assignment in found] == executions
+        assert trio.current_time() < claimer.FRESH_S
