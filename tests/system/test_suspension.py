@@ -85,8 +85,8 @@ def test_a_signal_that_came_before_the_suspension_keeps_the_attempt_running(
     assert history == ["acquired", "released"]  # one lease, from the first call to the result
 
 
-def test_an_execution_waits_for_children_until_it_is_released(workers: Workers, client: Client) -> None:
-    workers.start()
+def test_an_execution_that_waits_for_children_can_be_cancelled(workers: Workers, client: Client) -> None:
+    workers.start(engine="false")  # an engine finds at once that it waits for nobody
     execution = client.submit("wait-for-children")
     eventually(lambda: client.state(execution) == "waiting_children", "it to wait")
     assert client.cancel(execution).state == "cancelled"
