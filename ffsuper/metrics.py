@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import accumulate, product
 
 import trio
@@ -16,7 +15,7 @@ from prometheus_client import Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
 from ffsuper.sansio.ledger import BOUNDS_S, Ledger, What
-from ffsuper.standing import Standing, State, resident_bytes
+from ffsuper.standing import VERSION, Standing, State, resident_bytes
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Sweeps have pulses only while this process leads.
@@ -62,7 +61,7 @@ class Seen:
         yield from PROCESS.collect()
 
     def _worker(self) -> Iterator[Metric]:
-        who = {"instance_id": label(self.instance_id), "version": version("ffsuper")}
+        who = {"instance_id": label(self.instance_id), "version": VERSION}
         yield InfoMetricFamily("ffsuper_worker", "Which worker this is.", who)
         states = {state.value: float(state is self.state) for state in State}
         yield gauges("ffsuper_worker_state", "1 for the state that the worker is in.", "state", states)

@@ -17,6 +17,9 @@ from ffsuper.messages import Offer
 from ffsuper.sansio.ledger import Ledger, Running
 from ffsuper.sansio.pulse import Pulses
 
+# Read once: it is looked up in a file.
+VERSION = version("ffsuper")
+
 
 class State(Enum):
     """What the worker is about."""
@@ -62,6 +65,11 @@ class Standing:
         """Return the names of the actors that are stuck."""
         return self.pulses.stuck(self.stuck_after_s)
 
+    def objection(self) -> str:
+        """Say which actors are stuck; empty when none is."""
+        stuck = self.stuck()
+        return f"stuck: {', '.join(stuck)}" if stuck else ""
+
     def sentence(self) -> str:
         """Say how things stand, in one line."""
         running = len(self.ledger.running)
@@ -82,17 +90,17 @@ class Standing:
 
     def report(self) -> dict[str, Any]:
         """Return what the worker tells of itself in the store; times are Unix ms of this host's clock."""
-        stuck = self.stuck()
+        objection = self.objection()
         offset_s = time.time() - trio.current_time()
         finished: dict[str, dict[str, int]] = defaultdict(dict)
         for (what, outcome), count in self.ledger.finished.items():
             of_lane = finished[what.lane]
             of_lane[outcome] = of_lane.get(outcome, 0) + count
         return {
-            "state": "stuck" if stuck else self.state.value,
-            "detail": f"stuck: {', '.join(stuck)}" if stuck else self.detail,
+            "state": "stuck" if objection else self.state.value,
+            "detail": objection or self.detail,
             "since_ms": self.started_ms,
-            "version": version("ffsuper"),
+            "version": VERSION,
             "lanes": list(self.offer.lanes),
             "capabilities": self.offer.capabilities.split(",") if self.offer.capabilities else [],
             "kinds": list(self.offer.kinds),

@@ -170,7 +170,7 @@ class Worker:
         """Hold the alive key; when it is another's, end in order: the leases are still ours."""
         try:
             await presence.run(
-                *(stores.presence, self._config.worker.instance_id, self._standing, self._alive_ttl_ms()),
+                *(stores.presence, self._standing, self._alive_ttl_ms()),
                 *(self._changes_seen, stores.announced, self._orders.clone()),
                 task_status=task_status,
             )

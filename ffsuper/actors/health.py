@@ -59,18 +59,14 @@ class Desk:
             case "/":
                 return Answer(HTTPStatus.OK, INDEX)
             case "/livez":
-                return verdict(self._stuck())
+                return verdict(self._standing.objection())
             case "/readyz":
-                return verdict(self._stuck() or await self._why_idle())
+                return verdict(self._standing.objection() or await self._why_idle())
             case "/metrics":
                 seen = metrics.look(self._standing, self._presence.instance_id)
                 text = await trio.to_thread.run_sync(seen.text, limiter=self._writing)
                 return Answer(HTTPStatus.OK, text, metrics.CONTENT_TYPE)
         return plain(HTTPStatus.NOT_FOUND)
-
-    def _stuck(self) -> str:
-        stuck = self._standing.stuck()
-        return f"stuck: {', '.join(stuck)}" if stuck else ""
 
     async def _why_idle(self) -> str:
         """Return why no work is taken on; empty when it is."""

@@ -35,7 +35,6 @@ REMOTE = {order.value: order for order in (Order.QUIET, Order.RESUME, Order.DRAI
 
 async def run(
     presence: Presence,
-    instance_id: str,
     standing: Standing,
     ttl_ms: int,
     changed: trio.MemoryReceiveChannel[None],
@@ -67,13 +66,13 @@ async def run(
             task_status.started(predecessor)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(follow_changes, post, changed)
-                nursery.start_soon(follow_orders, instance_id, post, announced)
+                nursery.start_soon(follow_orders, presence.instance_id, post, announced)
                 async with standing.pulses.open("presence") as pulse:
                     taken_by = await keep_key(presence, post, standing, pulse)
                 nursery.cancel_scope.cancel()
             raise FencedError(
-                f"another process has taken this worker's instance id, {instance_id!r} ([worker] instance_id):"
-                f" {described(taken_by)}"
+                f"another process has taken this worker's instance id, {presence.instance_id!r}"
+                f" ([worker] instance_id): {described(taken_by)}"
             )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_S):

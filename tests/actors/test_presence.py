@@ -39,7 +39,7 @@ class Rig:
         orders, self.orders = trio.open_memory_channel[Order](math.inf)
         self.changed, changed = trio.open_memory_channel[None](1)
         self.announced, announced = trio.open_memory_channel[bytes](10)
-        self._world = (self.store.presence, INSTANCE, self.standing, TTL_MS, changed, announced, orders)
+        self._world = (self.store.presence, self.standing, TTL_MS, changed, announced, orders)
 
     async def run(self, task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED) -> None:
         await presence.run(*self._world, task_status=task_status)

@@ -15,15 +15,12 @@ import pytest
 import redis
 
 from ffsuper.client import Client
+from tests.system.test_worker import read
 from tests.system.workers import Worker, Workers, eventually
 
 LONG_S = 60.0
 # An alive key lives twice as long as a lease, and is renewed four times in that.
 SHORT = {"ttl_ms": 1000, "margin_ms": 200}
-
-
-def read(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
 
 
 def begin(client: Client, folder: Path, number: str = "") -> str:
