@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,9 @@ SLOTS = 16384
 MAX_DETOURS = 5
 # Commands without a key; any server can answer them.
 KEYLESS = frozenset({"TIME", "PING", "FUNCTION", "CLUSTER", "INFO", "CONFIG", "CLIENT", "PUBLISH"})
+ASKING: Command = ("ASKING",)
+SLOTS_OF: Command = ("CLUSTER", "SLOTS")
+NO_SERVER = StoreUnavailableError("cannot reach the store: its URL names no server")
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 
 Address = str
@@ -50,86 +53,161 @@ def server_settings(settings: StoreConfig, address: Address) -> StoreConfig:
     return replace(settings, url=f"{scheme}://{address}")
 
 
+class Routes:
+    """Where in a cluster what is, as far as is known. Whoever asks its servers tells what they have answered.
+
+    Attributes:
+        is_stale: the slots are to be asked for before anything else.
+    """
+
+    def __init__(self, settings: StoreConfig) -> None:
+        self.is_stale = True
+        self._from_url = seeds(settings)
+        self._seeds = self._from_url
+        # Slot to address.
+        self._map: tuple[Address, ...] = ()
+
+    @property
+    def to_ask(self) -> Sequence[Address]:
+        """Who may be asked for the slots, the most promising first."""
+        return tuple(self._seeds)
+
+    @property
+    def addresses(self) -> set[Address]:
+        """The servers that have slots."""
+        return set(self._map)
+
+    def learn(self, slots: Any, address: Address) -> None:
+        """Take what a server has answered to CLUSTER SLOTS.
+
+        Raises:
+            StoreError: it is an error, or some slots are nobody's.
+        """
+        if isinstance(slots, StoreError):
+            raise slots
+        self._map, replicas = slot_map(slots, address)
+        # Whoever has answered is asked first; then all others that there are now, and those of the URL.
+        self._seeds = list(dict.fromkeys([address, *self._map, *replicas, *self._from_url]))
+        self.is_stale = False
+
+    def node_of(self, key: str) -> str | None:
+        """Name the server that has a key; None while that is not known."""
+        return self._map[key_slot(key.encode())] if self._map else None
+
+    def of(self, command: Command) -> Address:
+        """Return where a command goes."""
+        key = key_of(command)
+        return self._map[0] if key is None else self._map[key_slot(key)]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """Commands of an errand that go to one server together.
+
+    Attributes:
+        sent: the commands, with ASKING before those that need it.
+        positions: of the commands in the errand.
+    """
+
+    address: Address
+    sent: list[Command]
+    positions: list[int]
+
+
+class Errand:
+    """Commands on their way through a cluster, until each has an answer.
+
+    Attributes:
+        replies: in the order of the commands.
+    """
+
+    def __init__(self, commands: Sequence[Command], routes: Routes) -> None:
+        self.replies: list[Any] = [None] * len(commands)
+        self._commands = commands
+        self._routes = routes
+        self._ways = {position: routes.of(command) for position, command in enumerate(commands)}
+        self._asking: set[int] = set()
+        self._turns_left = MAX_DETOURS
+
+    def legs(self) -> list[Leg]:
+        """Return what to send now; nothing when all is done."""
+        if not self._turns_left:
+            return []
+        self._turns_left -= 1
+        legs: dict[Address, Leg] = {}
+        for position, address in self._ways.items():
+            leg = legs.setdefault(address, Leg(address, [], []))
+            leg.sent.extend([ASKING] if position in self._asking else [])
+            leg.sent.append(self._commands[position])
+            leg.positions.append(position)
+        self._ways, self._asking = {}, set()
+        return list(legs.values())
+
+    def note(self, leg: Leg, answers: Sequence[Any]) -> None:
+        """Take what has come back for what was sent."""
+        wanted = [answer for command, answer in zip(leg.sent, answers, strict=True) if command != ASKING]
+        for position, answer in zip(leg.positions, wanted, strict=True):
+            self.replies[position] = answer
+            if isinstance(answer, ElsewhereError) and answer.address:
+                self._ways[position] = answer.address
+                if not answer.is_moved:
+                    self._asking.add(position)
+            # It has moved; or its server may be down, or have become a replica.
+            if isinstance(answer, OutcomeUnknownError | StoreUnavailableError):
+                self._routes.is_stale |= not isinstance(answer, ElsewhereError) or answer.is_moved
+
+
 class ClusterWire(Wire):
-    """The ways to all servers of a cluster."""
+    """The ways to all servers of a cluster.
+
+    Attributes:
+        routes: which has what.
+    """
 
     def __init__(self, settings: StoreConfig, name: str) -> None:
         self._settings = settings
         self._name = name
         self._servers: dict[Address, ServerWire] = {}
-        # Slot to address. Never changed, only replaced: other threads read it.
-        self._map: tuple[Address, ...] = ()
-        self._seeds = seeds(settings)
-        self._is_stale = True
+        self.routes = Routes(settings)
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See ``Wire``."""
-        if self._is_stale:
+        if self.routes.is_stale:
             self._refresh()
-        replies: list[Any] = [None] * len(commands)
-        routes = {position: self._route(command) for position, command in enumerate(commands)}
-        asking: set[int] = set()
-        for _ in range(MAX_DETOURS):
-            self._exchange_once(commands, routes, asking, replies)
-            asking, routes = set(), {}
-            for position, reply in enumerate(replies):
-                if isinstance(reply, ElsewhereError) and reply.address:
-                    routes[position] = reply.address
-                    if reply.is_moved:
-                        self._is_stale = True
-                    else:
-                        asking.add(position)
-            if not routes:
-                break
-        return replies
+        errand = Errand(commands, self.routes)
+        while legs := errand.legs():
+            # All are sent before any answer is read.
+            for leg, begun in [(leg, self._begin(leg)) for leg in legs]:
+                if isinstance(begun, StoreError):
+                    errand.note(leg, [begun] * len(leg.sent))
+                else:
+                    errand.note(leg, self._server(leg.address).finish(begun))
+        return errand.replies
 
-    def _exchange_once(
-        self, commands: Sequence[Command], routes: dict[int, Address], asking: set[int], replies: list[Any]
-    ) -> None:
-        """Send commands to their servers, then read all replies."""
-        groups: dict[Address, list[int]] = {}
-        for position, address in routes.items():
-            groups.setdefault(address, []).append(position)
-        begun: list[tuple[Address, list[int], list[Command], Begun]] = []
-        for address, positions in groups.items():
-            sent = [part for position in positions for part in asked(commands[position], position in asking)]
-            try:
-                begun.append((address, positions, sent, self._server(address).begin(sent)))
-            except StoreError as error:
-                self._is_stale = True
-                for position in positions:
-                    replies[position] = error
-        for address, positions, sent, one in begun:
-            answers = iter(self._server(address).finish(one))
-            found = [answer for command, answer in zip(sent, answers, strict=True) if command != ("ASKING",)]
-            for position, answer in zip(positions, found, strict=True):
-                replies[position] = answer
-                # It may be down, or have become a replica.
-                if isinstance(answer, OutcomeUnknownError | StoreUnavailableError):
-                    self._is_stale = True
-
-    def node_of(self, key: str) -> str | None:
-        """See ``Wire``."""
-        known = self._map
-        return known[key_slot(key.encode())] if known else None
+    def _begin(self, leg: Leg) -> Begun | StoreError:
+        try:
+            return self._server(leg.address).begin(leg.sent)
+        except StoreError as error:
+            return error
 
     def servers(self) -> Sequence[Wire]:
         """See ``Wire``."""
         self._refresh()
-        return [self._server(address) for address in sorted(set(self._map))]
+        return [self._server(address) for address in sorted(self.routes.addresses)]
 
-    def addresses(self) -> Sequence[Address]:
-        """Return for each slot where it is, as far as that is known."""
-        return self._map
+    def addresses(self) -> set[Address]:
+        """Return where its servers are.
+
+        Raises:
+            StoreError: no server answers.
+        """
+        self._refresh()
+        return self.routes.addresses
 
     def close(self) -> None:
         """See ``Wire``."""
         for server in self._servers.values():
             server.close()
-
-    def _route(self, command: Command) -> Address:
-        key = key_of(command)
-        return self._map[0] if key is None else self._map[key_slot(key)]
 
     def _server(self, address: Address) -> ServerWire:
         if address not in self._servers:
@@ -142,20 +220,14 @@ class ClusterWire(Wire):
         Raises:
             StoreError: no server answers, or none of those that do knows who has all slots.
         """
-        failure: StoreError = StoreUnavailableError("cannot reach the store: its URL names no server")
-        for address in list(self._seeds):
+        failure: StoreError = NO_SERVER
+        for address in self.routes.to_ask:
             try:
-                (reply,) = self._server(address).exchange([("CLUSTER", "SLOTS")])
-                if isinstance(reply, StoreError):
-                    raise reply
-                self._map, replicas = slot_map(reply, address)
+                self.routes.learn(self._server(address).exchange([SLOTS_OF])[0], address)
             except StoreError as error:
                 failure = error
                 continue
-            # Whoever has answered is asked first; then all others that there are now, and those of the URL.
-            self._seeds = list(dict.fromkeys([address, *self._map, *replicas, *seeds(self._settings)]))
-            self._is_stale = False
-            for gone in set(self._servers) - set(self._map):
+            for gone in set(self._servers) - self.routes.addresses:
                 self._servers.pop(gone).close()
             return
         raise failure
@@ -171,8 +243,7 @@ def some_server(settings: StoreConfig) -> StoreConfig:
         return settings
     wire = ClusterWire(settings, "ffsuper-setup")
     try:
-        wire.servers()
-        return server_settings(settings, random.choice(sorted(set(wire.addresses()))))
+        return server_settings(settings, random.choice(sorted(wire.addresses())))
     finally:
         wire.close()
 
@@ -217,11 +288,6 @@ def key_of(command: Command) -> bytes | None:
 def as_bytes(part: Any) -> bytes:
     """Return a key as it is sent."""
     return part if isinstance(part, bytes) else str(part).encode()
-
-
-def asked(command: Command, is_asked: bool) -> list[Command]:
-    """Return what is sent for a command."""
-    return [("ASKING",), command] if is_asked else [command]
 
 
 def open_wire(settings: StoreConfig, name: str) -> Wire:

@@ -60,6 +60,26 @@ def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
         raise ConfigError([f"[store] url: {error}"]) from None
 
 
+def opened(maker: redis.ConnectionPool) -> Any:
+    """Return a new connection, ready for use.
+
+    Raises:
+        StoreUnavailableError: the server cannot be reached.
+        StoreAccessError: it does not let us in.
+        StoreError: it cannot be used for another reason.
+    """
+    connection: Any = maker.make_connection()
+    try:
+        connection.connect()
+    except ACCESS_REFUSED as error:
+        raise StoreAccessError(f"the store refuses access: {error}") from None
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise StoreUnavailableError(f"cannot reach the store: {error}") from None
+    except redis.RedisError as error:
+        raise error_of(error) from None
+    return connection
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """Commands that were sent.
@@ -104,14 +124,6 @@ class Wire(ABC):
             StoreError: see ``exchange``.
         """
 
-    def node_of(self, key: str) -> str | None:
-        """Name the node of a cluster that serves a key, empty where there is none. Any thread may ask.
-
-        Returns:
-            None while that is not known; it is after the next exchange.
-        """
-        return ""
-
     def run(self, call: Call[T]) -> T:
         """Carry out one call.
 
@@ -131,8 +143,7 @@ class ServerWire(Wire):
         self._maker = connection_maker(settings, name)
         self._connection: Any = None
         self._replicas = settings.wait_replicas
-        # Behind every batch; answered in any case before we give up.
-        self._wait = ("WAIT", self._replicas, max(1, int(settings.timeout_s * 1000 * WAIT_SHARE)))
+        self._wait = wait_command(settings)
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See ``Wire``."""
@@ -161,11 +172,7 @@ class ServerWire(Wire):
         if not begun.waits:
             return self._read(begun.connection, begun.count)
         *replies, reached = self._read(begun.connection, begun.count + 1)
-        if isinstance(reached, int) and reached >= self._replicas:
-            return replies
-        told = f"{reached} of {self._replicas} replicas have it" if isinstance(reached, int) else str(reached)
-        doubt = OutcomeUnknownError(f"what was written may be lost: {told}")
-        return [reply if isinstance(reply, StoreError) else doubt for reply in replies]
+        return confirmed(replies, reached, self._replicas)
 
     def servers(self) -> Sequence[Wire]:
         """See ``Wire``."""
@@ -185,16 +192,7 @@ class ServerWire(Wire):
         except (redis.RedisError, OSError):
             self.close()
         if self._connection is None:
-            connection: Any = self._maker.make_connection()
-            try:
-                connection.connect()
-            except ACCESS_REFUSED as error:
-                raise StoreAccessError(f"the store refuses access: {error}") from None
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                raise StoreUnavailableError(f"cannot reach the store: {error}") from None
-            except redis.RedisError as error:
-                raise error_of(error) from None
-            self._connection = connection
+            self._connection = opened(self._maker)
         return self._connection
 
     def _read(self, connection: Any, count: int) -> list[Any]:
@@ -233,6 +231,24 @@ def sendable(part: Part) -> Part:
     return part.encode(errors="replace") if isinstance(part, str) else part
 
 
-def lost_answer(error: Exception) -> StoreError:
+def lost_answer(why: object) -> StoreError:
     """Return the error of a command that was sent, wholly or in part, and not answered."""
-    return OutcomeUnknownError(f"the store's answer was lost: {error}")
+    return OutcomeUnknownError(f"the store's answer was lost: {why}")
+
+
+def wait_command(settings: StoreConfig) -> Command:
+    """Return what is sent behind a batch that writes; it is answered in any case before we give up."""
+    return ("WAIT", settings.wait_replicas, max(1, int(settings.timeout_s * 1000 * WAIT_SHARE)))
+
+
+def confirmed(replies: Sequence[Any], reached: Any, wanted: int) -> list[Any]:
+    """Return replies as they count when so many replicas have what was written.
+
+    Args:
+        reached: the reply to WAIT.
+    """
+    if isinstance(reached, int) and reached >= wanted:
+        return list(replies)
+    told = f"{reached} of {wanted} replicas have it" if isinstance(reached, int) else str(reached)
+    doubt = OutcomeUnknownError(f"what was written may be lost: {told}")
+    return [reply if isinstance(reply, StoreError) else doubt for reply in replies]

@@ -61,7 +61,7 @@ def test_every_command_goes_to_the_server_with_its_key_and_the_replies_are_in_or
     assert replies[1:-2] == [str(number).encode() for number in range(len(KEYS))]
     assert isinstance(replies[-2], StoreError)
     assert replies[-1] == b"PONG"
-    assert len({wire.node_of(key) for key in KEYS}) == 3
+    assert len({wire.routes.node_of(key) for key in KEYS}) == 3
 
 
 def test_a_slot_that_has_moved_is_followed_and_remembered(cluster: Cluster, wire: ClusterWire) -> None:
@@ -72,7 +72,7 @@ def test_a_slot_that_has_moved_is_followed_and_remembered(cluster: Cluster, wire
     cluster.move_slot(slot_of(key), source, target)
     assert wire.exchange([("GET", key), ("TIME",)])[0] == b"x"
     wire.exchange([("TIME",)])
-    assert wire.node_of(key) == target.address
+    assert wire.routes.node_of(key) == target.address
 
 
 def test_a_slot_that_is_being_moved_is_asked_for_where_each_key_is(cluster: Cluster, wire: ClusterWire) -> None:

@@ -1,4 +1,4 @@
-"""The batching thread against a real server."""
+"""A connection against a real server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from ffsuper.errors import (
     StoreUnavailableError,
 )
 from ffsuper.store import libraries
-from ffsuper.store.connection import MAX_BATCH_COMMANDS, open_connection
+from ffsuper.store.connection import open_connection
+from ffsuper.store.pipeline import MAX_BATCH_COMMANDS
 from ffsuper.store.replies import Call, Part
 from tests.proxy import running_proxy
 from tests.redis_server import running_server
@@ -54,9 +55,9 @@ async def test_what_is_no_text_goes_with_question_marks_and_disturbs_no_other(
         assert await connection.run_all([plain("ECHO", text) for text in sent]) == [b"good", b"bad ??", "ä".encode()]
 
 
-async def test_a_command_that_is_none_ends_who_asked_and_not_the_thread(settings: StoreConfig) -> None:
+async def test_a_command_that_is_none_ends_who_asked_and_no_other(settings: StoreConfig) -> None:
     async with open_connection(settings, "test") as connection:
-        with pytest.raises(redis.DataError):
+        with pytest.raises(TypeError, match="must be str, int, float or bytes"):
             await connection.run(plain("ECHO", None))  # type: ignore[arg-type]
         assert await connection.run(plain("ECHO", "one")) == b"one"
 
