@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from ffsuper.child.process import ForkServerSettings, open_fork_server
+from ffsuper.child.spawning import ForkServerSettings, open_fork_server
 
 CHILDREN = 9
 ROUNDS = 3

@@ -19,7 +19,8 @@ from trio_util import move_on_when
 from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, reclaimer, scanner
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
 from ffsuper.child.nest import check_handlers
-from ffsuper.child.process import Child, ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
 from ffsuper.grants import Grants, open_grants

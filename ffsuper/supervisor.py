@@ -22,7 +22,7 @@ from trio_util import move_on_when
 
 from ffsuper import engine_supervisor, logs
 from ffsuper.actors import health, presence, watchdog
-from ffsuper.child.process import kill_orphans
+from ffsuper.child.orphans import kill_orphans
 from ffsuper.config import Config
 from ffsuper.errors import ChildError, ConfigError, FencedError, first_cause
 from ffsuper.line import Line, open_line

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from ffsuper.child.process import Child, ForkServer
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import ForkServer
 from ffsuper.errors import ChildError
 from ffsuper.messages import (
     CancelledByHandler,

@@ -21,7 +21,8 @@ from trio_util import move_on_when
 
 from ffsuper.channels import Assignment, LeaseNews, Release, Slot
 from ffsuper.child.nest import Fault, Nest
-from ffsuper.child.process import Child, ForkServer
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import ForkServer
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import LibraryMissingError, StoreError
 from ffsuper.messages import (

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from ffsuper.child.process import Child, ForkServer
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import ForkServer
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import ChildError, ForkServerGoneError, HandlersError, RemoteProtocolError, RestartLimitError
 from ffsuper.messages import Death, Drain, Ended, FromTask, Ready, Unfit

@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from ffsuper.child.process import Child, ForkServerSettings
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import ForkServerSettings
 from ffsuper.messages import (
     FRAMES_IN_FLIGHT,
     Completed,

@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from ffsuper.child.process import LINE_BYTES, Child, OutputPipe, open_fork_server
+from ffsuper.child.process import LINE_BYTES, Child, OutputPipe
+from ffsuper.child.spawning import open_fork_server
 from ffsuper.messages import Completed
 from tests.child.children import LIMIT_S, SETTINGS, ask
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ffsuper.child.process import ForkServerSettings, is_running, kill_orphans
+from ffsuper.child.orphans import is_running, kill_orphans
+from ffsuper.child.spawning import ForkServerSettings
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError, first_cause
 from ffsuper.messages import Completed, InterruptReason, Progress
 from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
@@ -289,7 +290,7 @@ async def test_the_fork_servers_death_is_the_death_of_all_its_children() -> None
 
 SUPERVISOR = """
 import sys, trio
-from ffsuper.child.process import ForkServerSettings, open_fork_server
+from ffsuper.child.spawning import ForkServerSettings, open_fork_server
 from tests.child.children import start
 
 async def main():

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ffsuper.child.process import is_running
+from ffsuper.child.orphans import is_running
 from ffsuper.client import Client
 from tests.redis_server import running_server
 from tests.system.test_worker import read

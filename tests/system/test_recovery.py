@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from ffsuper.child.process import is_running
+from ffsuper.child.orphans import is_running
 from ffsuper.client import Client
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store.keys import ExecutionKeys

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ffsuper.child.nest import check_handlers
-from ffsuper.child.process import Child, open_fork_server
+from ffsuper.child.process import Child
+from ffsuper.child.spawning import open_fork_server
 from ffsuper.commands.checks.finding import Finding, problem
 from ffsuper.config import Config
 from ffsuper.errors import ChildError

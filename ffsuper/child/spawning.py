@@ -1,0 +1,324 @@
+"""The fork server as the supervisor sees it: started, asked for children, and heard when they are born and die."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from ffsuper.child.orphans import FORK_SERVER, owner_mark
+from ffsuper.child.process import LEAVE_S, Child, OnOutput
+from ffsuper.errors import ChildError, ForkServerGoneError
+from ffsuper.sansio import crash
+
+CONTROL_BYTES = 4096
+# For a process that hangs to write its stacks.
+STACKS_S = 0.3
+SERVER_LEAVE_S = 2.0
+INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+INHERITED_PREFIXES = ("LC_", "PYTHON")
+
+
+@dataclass(frozen=True, slots=True)
+class ForkServerSettings:
+    """What children are made with.
+
+    Attributes:
+        handlers: modules that register the handlers.
+        python_path: folders put before ``sys.path``.
+        preload: import them once in the fork server.
+        boot_timeout_s: a child that is not ready by then is killed.
+        environment: variables besides PATH, HOME, LANG, LC_*, TZ, TMPDIR and PYTHON*.
+        owner: the worker instance, by which its children are found when the supervisor has been killed.
+    """
+
+    handlers: tuple[str, ...]
+    python_path: tuple[Path, ...] = ()
+    preload: bool = True
+    boot_timeout_s: float = 30.0
+    environment: Mapping[str, str] | None = None
+    owner: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What stands in the command line of the fork server and of all children."""
+        return owner_mark(self.owner, os.getpid())
+
+
+@asynccontextmanager
+async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) -> AsyncIterator[ForkServer]:
+    """Run a fork server while the block lasts; afterwards no child is left.
+
+    Args:
+        on_output: called with the child, ``stdout`` or ``stderr``, and a line, for all that children print.
+
+    Raises:
+        ChildError: it does not start.
+    """
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(ours)
+            process = start_fork_server(settings, theirs)
+            unless_started.pop_all()
+    except OSError as error:
+        raise ChildError(f"the fork server does not start: {error}") from None
+    with ours:
+        server = ForkServer(ours, process, settings.boot_timeout_s, on_output)
+        try:
+            async with trio.open_nursery() as nursery:
+                server.nursery = nursery
+                server.attend(server.hear)
+                try:
+                    yield server
+                finally:
+                    server.leave()
+        finally:
+            ours.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(end_fork_server, process)
+            server.forget_children()
+
+
+def start_fork_server(settings: ForkServerSettings, control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the fork server's process; in the main thread, for its death signal is tied to the thread."""
+    loads = {
+        "modules": list(settings.handlers),
+        "python_path": [str(folder) for folder in settings.python_path],
+        "preload": settings.preload,
+    }
+    with control:
+        return subprocess.Popen(
+            [*FORK_SERVER, str(control.fileno()), json.dumps(loads), settings.mark],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if has_descriptor(sys.stderr) else subprocess.DEVNULL,
+            pass_fds=[control.fileno()],
+            env=child_environment(settings.environment or {}),
+            start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor alone
+        )
+
+
+def has_descriptor(stream: object) -> bool:
+    """Tell whether a stream can be inherited."""
+    try:
+        stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def child_environment(added: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of all children: what programs need, what was configured, and nothing secret."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    return inherited | dict(added)
+
+
+async def end_of(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended that has just closed its connection."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        await trio.to_thread.run_sync(process.wait, LEAVE_S)
+    if process.returncode is None:
+        return "has closed its connection"
+    code = process.returncode
+    return f"exited with code {code}" if code >= 0 else f"was killed by {crash.signal_name(-code)}"
+
+
+def end_fork_server(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the fork server has seen its control socket end; kill it if it does not."""
+    try:
+        process.wait(SERVER_LEAVE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class ForkServer:
+    """The supervisor's side of the fork server."""
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self, control: socket.socket, process: subprocess.Popen[bytes], boot_timeout_s: float, on_output: OnOutput
+    ) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._process = process
+        self._boot_timeout_s = boot_timeout_s
+        self._on_output = on_output
+        self._spawned = 0
+        self._births: dict[int, trio.MemorySendChannel[int]] = {}
+        self._children: dict[int, Child] = {}
+        self._ended = False
+        self._how = "has ended"
+        self._left = False
+        self._attending: list[trio.CancelScope] = []
+
+    async def spawn(self) -> Child:
+        """Return a child that has loaded the handlers and waits for work.
+
+        Raises:
+            HandlersError: the handlers do not load.
+            ChildError: the child died or was not ready in time, or the fork server is gone.
+        """
+        child: Child | None = None
+        try:
+            with trio.fail_after(self._boot_timeout_s):
+                child = await self._fork()
+                await child.boot()
+        except BaseException as error:
+            if isinstance(error, trio.TooSlowError):
+                await self._show_stacks(child)
+            if child is not None:
+                child.kill()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
+                    await child.aclose()
+            if isinstance(error, trio.TooSlowError):
+                who = "the fork server, which imports the handlers," if child is None else f"child {child.pid}"
+                told = f"{who} was not ready within {self._boot_timeout_s:g} s ([children] boot_timeout_s)"
+                where = ["where it hung is in the log"] if child is None else child.last_stacks()
+                raise ChildError("\n".join([told, *where])) from None
+            if isinstance(error, OSError):
+                raise ChildError(f"no child can be made: {error}") from None
+            raise
+        return child
+
+    async def _fork(self) -> Child:
+        """Ask for a child and wait for its process id."""
+        if self._ended:
+            raise self._gone()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            messages, messages_theirs = map(ours.enter_context, socket.socketpair())
+            theirs.enter_context(messages_theirs)
+            stdout, stderr, death = (pipe_for_child(ours, theirs, ours_reads=reads) for reads in (True, True, False))
+            self._spawned += 1
+            number = self._spawned
+            # One message: the birth is told without waiting.
+            birth_send, birth = trio.open_memory_channel[int](1)
+            self._births[number] = birth_send
+            passed = [messages_theirs.fileno(), stdout.theirs, stderr.theirs, death.theirs]
+            await self._ask({"spawn": number}, passed)
+            theirs.close()
+            try:
+                pid = await birth.receive()
+            except trio.EndOfChannel:
+                raise self._gone() from None
+            child = Child(pid, messages, death.ours)
+            ours.pop_all()
+        self._children[pid] = child
+        child.outputs_left = 2
+        for name, pipe in (("stdout", stdout), ("stderr", stderr)):
+            self.attend(child.read_output, name, pipe.ours, self._on_output)
+        return child
+
+    async def _show_stacks(self, child: Child | None) -> None:
+        """Have what hangs write its stacks to stderr; without a child it is the fork server itself."""
+        if child is None:
+            self._process.send_signal(signal.SIGQUIT)
+            return
+        child.dump_stacks()
+        with trio.move_on_after(STACKS_S, shield=True):
+            await child.wait_dead()
+
+    def _gone(self) -> ForkServerGoneError:
+        return ForkServerGoneError(
+            f"the fork server, which imports the handlers, {self._how}; what it printed is in the log"
+        )
+
+    def attend(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task in the background until ``leave``, though all around is cancelled: it confirms deaths."""
+        self.nursery.start_soon(self._attended, task, *args)
+
+    async def _attended(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        with trio.CancelScope(shield=True) as scope:
+            self._attending.append(scope)
+            if self._left:
+                scope.cancel()
+            await task(*args)
+        self._attending.remove(scope)
+
+    def leave(self) -> None:
+        """End the tasks in the background."""
+        self._left = True
+        for scope in self._attending:
+            scope.cancel()
+
+    async def _ask(self, request: Mapping[str, int], descriptors: list[int]) -> None:
+        data = json.dumps(request).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        while True:
+            try:
+                self._control.sendmsg([data], rights)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
+            except (BrokenPipeError, ConnectionResetError):
+                raise self._gone() from None
+            else:
+                return
+
+    def forget_children(self) -> None:
+        """Let go of what children are left: they are dead, or dying with the fork server."""
+        for child in self._children.values():
+            child.forget()
+
+    async def hear(self) -> None:
+        """Take the fork server's reports until it ends."""
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                report = self._control.recv(CONTROL_BYTES)
+            except ConnectionResetError:
+                report = b""
+            if not report:
+                break
+            self._note(json.loads(report))
+        self._how = await end_of(self._process)
+        # Its children die with it, by their death signal; nobody is left to say how.
+        self._ended = True
+        for birth in self._births.values():
+            birth.close()
+        for child in list(self._children.values()):
+            await child.note_death(exit_code=None, by_signal=signal.SIGKILL, peak_memory_bytes=0)
+
+    def _note(self, report: Mapping[str, int]) -> None:
+        if "spawned" in report:
+            self._births.pop(report["spawned"]).send_nowait(report["pid"])
+            return
+        child = self._children.pop(report["died"], None)
+        if child is not None:
+            code = os.waitstatus_to_exitcode(report["status"])
+            self.attend(
+                child.note_death,
+                code if code >= 0 else None,
+                -code if code < 0 else None,
+                report["peak_memory_kib"] * 1024,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """The two ends of a pipe."""
+
+    ours: int
+    theirs: int
+
+
+def pipe_for_child(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, ours_reads: bool) -> Pipe:
+    """Make a pipe whose ends are closed here when ``ours`` and ``theirs`` are left."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pipe = Pipe(read, write) if ours_reads else Pipe(write, read)
+    ours.callback(os.close, pipe.ours)
+    theirs.callback(os.close, pipe.theirs)
+    return pipe
