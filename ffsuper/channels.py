@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import trio
 
-from ffsuper.messages import Candidate, Claim, ExecutionId, Lease, LeaseId
+from ffsuper.messages import Candidate, Claim, Delivered, ExecutionId, Lease, LeaseId, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +42,39 @@ class LeaseEnd:
         has_ended: the execution has come to an end, so that no other attempt can begin by itself.
     """
 
+    lease_id: LeaseId
     code: str
     has_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
-    """A claim on its way to the child that will run it.
+class Slot:
+    """Room for one execution in a ready child.
 
     Attributes:
-        lease_end: yields at most one LeaseEnd.
+        assignments: whoever takes the slot sends one message, for which there is room: a claim, or None to give the
+            slot back unused.
+        lease_ends: where the lease of that claim ends; there is room for any number of messages.
     """
 
-    claim: Claim
-    lease_end: trio.MemoryReceiveChannel[LeaseEnd]
+    assignments: trio.MemorySendChannel[Claim | None]
+    lease_ends: trio.MemorySendChannel[LeaseEnd]
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """Room for one execution in a ready child; whoever takes it sends one assignment or closes the channel."""
+class Finished:
+    """Executor to deliverer: what has become of an attempt.
 
-    assignments: trio.MemorySendChannel[Assignment]
+    Attributes:
+        outcome: what is to be delivered, or what has become of that already.
+        about: what else the log says of the attempt.
+        is_in_doubt: it may have been delivered.
+    """
+
+    claim: Claim
+    outcome: Outcome | Delivered
+    about: Mapping[str, object]
+    is_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ class Track:
     """Claimer to lease renewer: keep this lease alive.
 
     Attributes:
-        lease_end: holds one message, so that telling an executor never keeps the renewer waiting.
+        lease_end: has room for any number of messages, so that telling an executor never keeps the renewer waiting.
     """
 
     lease: Lease
@@ -78,7 +91,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Executor to lease renewer: the store has answered; this lease needs no renewal."""
+    """Deliverer to lease renewer: the store has answered; this lease needs no renewal."""
 
     lease_id: LeaseId
 

@@ -1,9 +1,9 @@
 """The line from finding work to finishing it, as one configuration has it: opens its channels and starts its actors.
 
-Work flows scanner/asker/reclaimer -> claimers -> executors, capacity flows back as slots. To retire a line is to end
-the first of these; then each channel that closes ends the next actor, until all running work is done. A reload
-retires one line and opens another beside it. A deadline on ``working`` is the hard stop: executors kill their
-children and hand the executions back.
+Work flows scanner/asker/reclaimer -> claimer -> executors -> deliverer, capacity flows back as slots. To
+retire a line is to end the first of these; then each channel that closes ends the next actor, until all running work
+is done. A reload retires one line and opens another beside it. A deadline on ``working`` is the hard stop: executors
+kill their children and have the executions handed back.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 import trio
 from trio_util import move_on_when
 
-from ffsuper.actors import asker, claimer, executor, lease_renewer, lease_watcher, reclaimer, scanner
-from ffsuper.channels import Candidates, Demand, LeaseNews, Slot
+from ffsuper.actors import asker, claimer, deliverer, executor, lease_renewer, lease_watcher, reclaimer, scanner
+from ffsuper.channels import Candidates, Demand, Finished, LeaseNews, Slot
 from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
@@ -38,6 +38,8 @@ LOG = logging.getLogger(__name__)
 
 # Less than any lease lasts, so that the reclaimer knows of each before it ends.
 RECLAIM_INTERVAL_S = 0.8
+# What a hard stop may take: the kills, their confirmation, the hand-back.
+HAND_BACK_S = 10.0
 
 
 @asynccontextmanager
@@ -90,6 +92,7 @@ class Line:
         self.working = trio.CancelScope()
         self.draining = trio.Event()
         self.store = store
+        self._keeping = trio.CancelScope(shield=True)
         self._config = config
         self._counts = counts
         self._pulses = pulses
@@ -111,53 +114,66 @@ class Line:
             ends_s: on the trio clock.
         """
         self.working.deadline = ends_s
+        self._keeping.deadline = ends_s + HAND_BACK_S
         self.draining.set()
         self.retire()
 
     async def run(self) -> None:
         """Work until retired, and until what runs then has ended."""
-        # No buffers: an actor that cannot hand on waits, and what is upstream of it waits too.
+        # No buffer: a scanner that cannot hand on waits.
         candidates_send, candidates_receive = trio.open_memory_channel[Candidates](0)
-        slots_send, slots_receive = trio.open_memory_channel[Slot](0)
-        leases_send, leases_receive = trio.open_memory_channel[LeaseNews](0)
-        # Without limit, since a claimer must not wait for the asker, which may be waiting for it; a few messages a
-        # claim.
+        # As many messages as there are slots, and what runs in them: the slots are what is scarce. There is room for
+        # all of it, because a task that need not wait for another need not be woken either.
+        slots_send, slots_receive = trio.open_memory_channel[Slot](math.inf)
+        finished_send, finished_receive = trio.open_memory_channel[Finished](math.inf)
+        leases_send, leases_receive = trio.open_memory_channel[LeaseNews](math.inf)
+        # Since a claimer must not wait for the asker, which may be waiting for it; a few messages a claim.
         demands_send, demands_receive = trio.open_memory_channel[Demand](math.inf)
-        margin_s = self._config.lease.margin_ms / 1000
-        with self.working:
-            async with open_announcements(self._config.store, LEASE_ENDS) as ends, trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    lease_renewer.run, self.store.leases, leases_receive, margin_s, boottime_s, self._pulses
-                )
-                watching = trio.CancelScope()
-                nursery.start_soon(within, watching, lease_watcher.run, ends, leases_send.clone())
-                async with (
-                    trio.open_nursery() as workers,
-                    slots_send,
-                    leases_send,
-                    slots_receive,
-                    candidates_receive,
-                    demands_send,
-                ):
-                    for _ in range(self._config.children.count):
-                        workers.start_soon(self._execute, slots_send.clone(), leases_send.clone(), margin_s)
-                    workers.start_soon(
-                        claimer.run,
-                        *(self.store.claims, candidates_receive.clone(), slots_receive.clone()),
-                        *(leases_send.clone(), boottime_s, self._pulses),
-                        demands_send.clone() if self._grants else None,
-                    )
-                    workers.start_soon(self._seek, demands_receive, candidates_send)
+        async with open_announcements(self._config.store, LEASE_ENDS) as ends, trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, finished_receive, leases_receive, leases_send.clone())
+            watching = trio.CancelScope()
+            nursery.start_soon(within, watching, lease_watcher.run, ends, leases_send.clone())
+            try:
+                with self.working:
+                    async with (
+                        trio.open_nursery() as workers,
+                        slots_send,
+                        finished_send,
+                        leases_send,
+                        candidates_receive,
+                        demands_send,
+                    ):
+                        for _ in range(self._config.children.count):
+                            workers.start_soon(self._execute, slots_send.clone(), finished_send.clone())
+                        workers.start_soon(
+                            claimer.run,
+                            *(self.store.claims, candidates_receive.clone(), slots_receive),
+                            *(leases_send.clone(), boottime_s, self._pulses),
+                            demands_send.clone() if self._grants else None,
+                        )
+                        workers.start_soon(self._seek, demands_receive, candidates_send)
+            except BaseException:
+                self._keeping.deadline = min(self._keeping.deadline, trio.current_time() + HAND_BACK_S)
+                raise
+            finally:
                 watching.cancel()
 
-    async def _execute(
+    async def _keep(
         self,
-        slots: trio.MemorySendChannel[Slot],
+        finished: trio.MemoryReceiveChannel[Finished],
+        news: trio.MemoryReceiveChannel[LeaseNews],
         leases: trio.MemorySendChannel[LeaseNews],
-        margin_s: float,
     ) -> None:
+        """Keep the leases, and deliver; a hard stop ends neither before what it cuts off is handed back."""
+        margin_s = self._config.lease.margin_ms / 1000
+        with self._keeping:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lease_renewer.run, self.store.leases, news, margin_s, boottime_s, self._pulses)
+                nursery.start_soon(deliverer.run, self.store.outcomes, finished, leases, self._pulses, self._ledger)
+
+    async def _execute(self, slots: trio.MemorySendChannel[Slot], finished: trio.MemorySendChannel[Finished]) -> None:
         """Be an executor, once there is a seat."""
-        async with slots, leases:
+        async with slots, finished:
             async with move_on_when(self._retired.wait) as waiting:
                 await self._seats.acquire()
             if waiting.cancelled_caught:
@@ -170,10 +186,10 @@ class Line:
                     self.store.outcomes,
                     self.store.attempts,
                     slots.clone(),
-                    leases.clone(),
+                    finished.clone(),
                     self._retired,
                     self.draining,
-                    margin_s,
+                    self._config.lease.margin_ms / 1000,
                     self._config.children,
                     self._pulses,
                     self._ledger,

@@ -414,6 +414,22 @@ Outcome = Completed | Failed | Deferred | Suspended | WaitingForChildren | Cance
 
 
 @dataclass(frozen=True, slots=True)
+class Delivered:
+    """What has become of an outcome.
+
+    Attributes:
+        outcome: its name for logs and metrics; ``refused`` when the lease was not ours any more.
+        signals: of a suspension whose signals have come already: the attempt goes on under its lease with these.
+            Otherwise None.
+        why: of a failure, what the log says of it.
+    """
+
+    outcome: str
+    signals: tuple[ReceivedSignal, ...] | None = None
+    why: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The handler has ended; nothing more comes about this task."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -238,14 +237,10 @@ class FakeClaims(Claims):
 
 
 class FakeLeases(Leases):
-    """Keeps leases; ``timeout_s`` is how long the last renewal might have taken."""
-
     def __init__(self, store: FakeStore) -> None:
         self._store = store
-        self.timeout_s = math.inf
 
-    async def renew(self, leases: Sequence[Lease], timeout_s: float) -> list[StoreError | None]:
-        self.timeout_s = timeout_s
+    async def renew(self, leases: Sequence[Lease]) -> list[StoreError | None]:
         try:
             await self._store.reach(f"renew {len(leases)}")
         except StoreUnavailableError as error:
@@ -288,6 +283,16 @@ class FakeOutcomes(Outcomes):
         if self._store.reply_is_lost():
             raise OutcomeUnknownError("the test lost the answer")
         return None
+
+    async def deliver_all(self, ended: Sequence[tuple[Claim, Outcome]]) -> list[StoreError | None]:
+        failures: list[StoreError | None] = []
+        for claim, outcome in ended:
+            try:
+                await self.deliver(claim.lease, outcome, claim.retry_policy)
+                failures.append(None)
+            except StoreError as error:
+                failures.append(error)
+        return failures
 
     async def was_delivered(self, lease: Lease, outcome: Outcome) -> bool:
         await self._store.reach("was_delivered")

@@ -29,7 +29,7 @@ LAYERS = (
     ("errors",),
 )
 # Within these, modules may import one another ...
-TOGETHER = {"commands", "demo", "store", "child", "sansio", "channels", "engine", "server", "admin"}
+TOGETHER = {"actors", "commands", "demo", "store", "child", "sansio", "channels", "engine", "server", "admin"}
 # ... and these each other.
 BESIDE: tuple[set[str], ...] = (
     {"cli", "commands", "demo", "__main__"},

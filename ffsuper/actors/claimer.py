@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 
 import trio
 
-from ffsuper.channels import Assignment, Candidates, Demand, LeaseEnd, LeaseNews, Slot, Track
+from ffsuper.channels import Candidates, Demand, LeaseNews, Slot, Track
 from ffsuper.errors import RefusedError, StoreError
 from ffsuper.messages import Candidate, Claim
 from ffsuper.sansio.pulse import Pulse, Pulses
@@ -43,15 +43,16 @@ async def run(
     The slots come first: a grant is consumed and a lease runs down only when something can run the execution.
 
     Args:
+        leases: has room for any number of messages.
         demands: where candidates come only when they are asked for; has room for any number of messages.
     """
     desk = Desk(FreshCandidates(candidates, now_s), slots, Wishes(demands))
     try:
-        async with candidates, slots, leases, demands or nullcontext(), trio.open_nursery() as hands:
+        async with candidates, leases, demands or nullcontext(), trio.open_nursery() as hands:
             for _ in range(HANDS):
                 hands.start_soon(claim_on, claims, desk, leases, pulses)
     finally:
-        desk.give_back()
+        desk.close()
 
 
 async def claim_on(claims: Claims, desk: Desk, leases: trio.MemorySendChannel[LeaseNews], pulses: Pulses) -> None:
@@ -67,8 +68,7 @@ async def claim_on(claims: Claims, desk: Desk, leases: trio.MemorySendChannel[Le
             try:
                 await claim_for(claims, chosen, slots, leases, outage, pulse)
             finally:
-                for unused in slots:
-                    unused.assignments.close()
+                desk.put_back(slots)
 
 
 class Desk:
@@ -80,6 +80,7 @@ class Desk:
         self._wishes = wishes
         self._held: list[Slot] = []
         self._turn = trio.Lock()
+        self._lacks_slots = False
 
     async def take(self) -> tuple[list[Candidate], list[Slot]]:
         """Wait for at least one of each; return as many slots as candidates.
@@ -89,7 +90,9 @@ class Desk:
         """
         async with self._turn:
             if not self._held:
+                self._lacks_slots = True
                 self._held.append(await self._slots.receive())
+                self._lacks_slots = False
             take_ready(self._slots, self._held)
             self._wishes.tell(len(self._held))
             chosen = await self._fresh.take(len(self._held))
@@ -97,10 +100,22 @@ class Desk:
             taken, self._held = self._held[: len(chosen)], self._held[len(chosen) :]
             return chosen, taken
 
-    def give_back(self) -> None:
-        """Give back the slots that nothing came for."""
+    def put_back(self, slots: list[Slot]) -> None:
+        """Take slots back for which there was nothing after all."""
+        self._held += slots
+        if self._held and self._lacks_slots:
+            self._held.pop().assignments.send_nowait(None)  # it is offered again, which wakes who waits for one
+
+    def close(self) -> None:
+        """Take no more slots, and give those back that nothing came for."""
+        self._lacks_slots = False
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._held.append(self._slots.receive_nowait())
+        self._slots.close()
         for unused in self._held:
-            unused.assignments.close()
+            unused.assignments.send_nowait(None)
+        self._held = []
 
 
 def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:
@@ -177,7 +192,7 @@ async def claim_for(
         match result:
             case Claim():
                 outage.over()
-                await assign(result, held.pop(), leases)
+                assign(result, held.pop(), leases)
             case ClaimDoubtError():
                 doubts.append(result)
             case RefusedError() if candidate.is_granted:
@@ -194,7 +209,7 @@ async def claim_for(
     for doubt in doubts:
         claim = await resolve(claims, doubt, outage, pulse)
         if claim is not None:
-            await assign(claim, held.pop(), leases)
+            assign(claim, held.pop(), leases)
 
 
 async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage, pulse: Pulse) -> Claim | None:
@@ -213,13 +228,10 @@ async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage, pulse:
     return None
 
 
-async def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) -> None:
+def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) -> None:
     """Have the lease renewed, and send the claim to the child behind the slot."""
-    # One message, so that the renewer never waits for an executor.
-    lease_end_send, lease_end_receive = trio.open_memory_channel[LeaseEnd](1)
     lease = claim.lease
     told = {"execution": lease.execution_id, "attempt": lease.attempt_index}
     LOG.info("claimed", extra={**told, "kind": claim.execution_kind, "lane": lease.lane})
-    await leases.send(Track(lease, lease_end_send))
-    async with slot.assignments:
-        await slot.assignments.send(Assignment(claim, lease_end_receive))
+    leases.send_nowait(Track(lease, slot.lease_ends))
+    slot.assignments.send_nowait(claim)

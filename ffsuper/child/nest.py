@@ -100,6 +100,11 @@ class Nest:
         if first_child is not None:
             self._take(first_child)
 
+    def is_ready(self) -> bool:
+        """Tell whether ``ready_child`` would return at once."""
+        child = self._child
+        return child is not None and not (child.is_dead or self._changing.locked() or self._is_worn())
+
     async def ready_child(self) -> Child:
         """Return a child that is ready for work, making one if need be.
 

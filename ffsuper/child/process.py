@@ -59,11 +59,10 @@ class Child:
         self.running: Mapping[str, object] = {}
         self.outputs_left = 0
         messages.setblocking(False)
-        self._plain_socket = messages
+        self._socket = messages
         self._sending = trio.Lock()
         self._interrupts: deque[bytes] = deque()
         self._interrupts_sent = False
-        self._messages = trio.socket.from_stdlib_socket(messages)
         self._decoder = frame.Decoder()
         self._death_pipe: int | None = death_pipe
         try:
@@ -108,15 +107,24 @@ class Child:
     async def send(self, message: ToChild) -> None:
         """Send a message; one that cannot arrive any more is dropped, for the death is the news then."""
         data = memoryview(frame.encode(codec.to_frame(message)))
-        async with self._sending:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+        if self._sending.locked():
+            await self._sending.acquire()
+        else:
+            self._sending.acquire_nowait()
+        try:
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
                 while data or self._interrupts:
                     if not data:
                         data, self._interrupts_sent = memoryview(self._interrupts.popleft()), True
-                    data = data[await self._messages.send(data) :]
-            if self._interrupts_sent:
-                self._interrupts_sent = False
-                self._signal(signal.SIGURG)
+                    try:
+                        data = data[self._socket.send(data) :]
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self._socket)
+        finally:
+            self._sending.release()
+        if self._interrupts_sent:
+            self._interrupts_sent = False
+            self._signal(signal.SIGURG)
 
     async def receive(self) -> FromChild | None:
         """Return what the child says next; None when it has said its last.
@@ -125,8 +133,11 @@ class Child:
             RemoteProtocolError: what it says is no message. The child can only be killed.
         """
         while (received := self._decoder.next_frame()) is None:
+            await trio.lowlevel.wait_readable(self._socket)
             try:
-                data = await self._messages.recv(READ_BYTES)
+                data = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                continue
             except ConnectionResetError:
                 data = b""
             if not data:
@@ -147,7 +158,7 @@ class Child:
             self._interrupts.append(data)  # not into the middle of a message
             return
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-            self._plain_socket.send(data)
+            self._socket.send(data)
             self._signal(signal.SIGURG)
 
     def memory_bytes(self) -> int:
@@ -193,7 +204,7 @@ class Child:
     async def aclose(self) -> None:
         """Let the child go: it leaves by itself when nothing more will come, or is killed."""
         with contextlib.suppress(OSError):
-            self._plain_socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         try:
             with trio.move_on_after(LEAVE_S):
                 await self.wait_dead()
@@ -204,7 +215,9 @@ class Child:
 
     def forget(self) -> None:
         """Close what is open; nobody listens any more."""
-        self._messages.close()
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
         self._close_handles()
 
     def _close_handles(self) -> None:
@@ -226,7 +239,7 @@ class Child:
         self._dead.set()
         # Descendants may hold the other end: say the end ourselves. What is in the buffer is still received.
         with contextlib.suppress(OSError):
-            self._plain_socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._close_handles()
 
     async def read_output(self, name: str, descriptor: int, on_output: OnOutput) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from ffsuper.errors import LeaseLostError, StoreError
-from ffsuper.messages import Claim, Deferred, Failed, Outcome, ReceivedSignal
+from ffsuper.messages import Claim, Deferred, Delivered, Failed, Outcome, ReceivedSignal
 from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.outcomes import Outcomes
@@ -22,20 +21,8 @@ HANDED_BACK = Deferred(until_ms=0)
 NOTHING: Mapping[str, object] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """What has become of an outcome.
-
-    Attributes:
-        outcome: its name for logs and metrics; ``refused`` when the lease was not ours any more.
-        signals: of a suspension whose signals have come already: the attempt goes on under its lease with these.
-            Otherwise None.
-        why: of a failure, what the log says of it.
-    """
-
-    outcome: str
-    signals: tuple[ReceivedSignal, ...] | None = None
-    why: Mapping[str, object] = field(default_factory=dict)
+# The lease ended before there was an outcome.
+LOST = Delivered("lost")
 
 
 async def deliver(
@@ -46,6 +33,7 @@ async def deliver(
     *,
     about: Mapping[str, object] = NOTHING,
     doubt: bool = False,
+    failure: StoreError | None = None,
 ) -> Delivered:
     """Deliver an outcome.
 
@@ -55,12 +43,16 @@ async def deliver(
     Args:
         about: what else the log says of the attempt.
         doubt: there has been such a try already.
+        failure: what a first try has come to.
     """
     outage = Outage(LOG)
     signals: tuple[ReceivedSignal, ...] | None = None
     while True:
         pulse.beat()
         try:
+            if failure is not None:
+                first, failure = failure, None
+                raise first
             signals = await outcomes.deliver(claim.lease, outcome, claim.retry_policy)
         except LeaseLostError as refusal:
             try:
@@ -83,8 +75,18 @@ async def deliver(
         else:
             break
     outage.over()
-    kind = {"kind": claim.execution_kind}
-    LOG.info("finished", extra={**told(claim), **kind, **about, "outcome": named(outcome), **why(outcome)})
+    return delivered(claim, outcome, about, signals)
+
+
+def delivered(
+    claim: Claim,
+    outcome: Outcome,
+    about: Mapping[str, object],
+    signals: tuple[ReceivedSignal, ...] | None = None,
+) -> Delivered:
+    """Log that an outcome was delivered."""
+    told_of = {"kind": claim.execution_kind, **about, "outcome": named(outcome), **why(outcome)}
+    LOG.info("finished", extra={**told(claim), **told_of})
     return Delivered(named(outcome), signals, why(outcome))
 
 

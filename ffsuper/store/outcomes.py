@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
-from ffsuper.errors import RefusedError
+from ffsuper.errors import RefusedError, StoreError
 from ffsuper.messages import (
     CancelledByHandler,
+    Claim,
     Completed,
     Deferred,
     Failed,
@@ -60,24 +62,23 @@ class Outcomes:
             LeaseLostError: the lease is not ours any more, perhaps because an earlier try was carried out.
             StoreError: see ``Connection.run``.
         """
-        match outcome:
-            case Completed(result):
-                await self._connection.run(complete(lease, self._instance_id, result))
-            case Failed():
-                policy = retry_policy if outcome.retryable else b""
-                await self._connection.run(fail(lease, self._instance_id, outcome, policy))
-            case Deferred(until_ms):
-                await self._connection.run(delay(lease, self._instance_id, until_ms))
-            case Suspended():
-                return await self._suspend(lease, outcome)
-            case WaitingForChildren():
-                await self._connection.run(wait_for_children(lease, self._instance_id))
-            case CancelledByHandler(reason):
-                await self._connection.run(cancel(lease, self._instance_id, reason))
+        if isinstance(outcome, Suspended):
+            return await self._suspend(lease, outcome)
+        await self._connection.run(end_of(lease, self._instance_id, outcome, retry_policy))
         return None
 
+    async def deliver_all(self, ended: Sequence[tuple[Claim, Outcome]]) -> list[StoreError | None]:
+        """End attempts whose outcomes are no suspensions, all in one round trip.
+
+        Returns:
+            list in their order: None, or what ``deliver`` would raise.
+        """
+        calls = [end_of(claim.lease, self._instance_id, outcome, claim.retry_policy) for claim, outcome in ended]
+        return await self._connection.try_all(calls)
+
     async def _suspend(self, lease: Lease, outcome: Suspended) -> tuple[ReceivedSignal, ...] | None:
-        waitpoint_id = outcome.waitpoint_id or str(uuid.uuid4())
+        # Any text of the handler's; what cannot be sent as it is names no waitpoint.
+        waitpoint_id = outcome.waitpoint_id.encode(errors="replace").decode() or str(uuid.uuid4())
         # The same for a repetition, so that a waitpoint tells whether it was this suspension that used it.
         suspension_id = str(uuid.uuid5(uuid.UUID(lease.lease_id), waitpoint_id))
         try:
@@ -95,6 +96,23 @@ class Outcomes:
         """Tell whether an earlier try to deliver this outcome was carried out: the lease history remembers."""
         reason = await self._connection.run(read_release(lease))
         return reason in RELEASED_AS[type(outcome)]
+
+
+def end_of(lease: Lease, instance_id: str, outcome: Outcome, retry_policy: bytes) -> Call[None]:
+    """Return the call that ends the attempt or pauses it, and releases the lease."""
+    match outcome:
+        case Completed(result):
+            return complete(lease, instance_id, result)
+        case Failed():
+            return fail(lease, instance_id, outcome, retry_policy if outcome.retryable else b"")
+        case Deferred(until_ms):
+            return delay(lease, instance_id, until_ms)
+        case WaitingForChildren():
+            return wait_for_children(lease, instance_id)
+        case CancelledByHandler(reason):
+            return cancel(lease, instance_id, reason)
+        case Suspended():
+            raise ValueError("a suspension takes more than a call")
 
 
 def as_text(reply: bytes | None) -> str:

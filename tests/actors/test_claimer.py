@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from ffsuper.actors import claimer
-from ffsuper.channels import Assignment, Candidates, Demand, LeaseNews, Slot, Track
-from ffsuper.messages import ExecutionId
+from ffsuper.channels import Candidates, Demand, LeaseEnd, LeaseNews, Slot, Track
+from ffsuper.messages import Claim, ExecutionId
 from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
 
@@ -25,21 +25,20 @@ class Ends:
     demands: trio.MemoryReceiveChannel[Demand]
     nursery: trio.Nursery
 
-    async def offer(self) -> trio.MemoryReceiveChannel[Assignment]:
-        """Offer a slot as an executor does, again if it is given back unused; wait until it is taken."""
-        found_send, found = trio.open_memory_channel[Assignment](1)
+    async def offer(self) -> trio.MemoryReceiveChannel[Claim]:
+        """Offer a slot as an executor does, again if it is given back unused; wait until the first is known."""
+        found_send, found = trio.open_memory_channel[Claim](1)
         await self.nursery.start(self._keep_offering, found_send)
         return found
 
-    async def _keep_offering(
-        self, found: trio.MemorySendChannel[Assignment], task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _keep_offering(self, found: trio.MemorySendChannel[Claim], task_status: trio.TaskStatus[None]) -> None:
+        assignments_send, assignments = trio.open_memory_channel[Claim | None](1)
+        ends_send, _ = trio.open_memory_channel[LeaseEnd](math.inf)
         has_begun = False
         async with found:
             while True:
-                assignments_send, assignments = trio.open_memory_channel[Assignment](1)
                 try:
-                    await self.slots.send(Slot(assignments_send))
+                    self.slots.send_nowait(Slot(assignments_send, ends_send))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     if has_begun:
                         return
@@ -47,8 +46,8 @@ class Ends:
                 if not has_begun:
                     has_begun = True
                     task_status.started()
-                async for assignment in assignments:
-                    await found.send(assignment)
+                if (claim := await assignments.receive()) is not None:
+                    await found.send(claim)
                     return
 
     def wanted(self) -> int:
@@ -75,8 +74,8 @@ class Ends:
 async def claiming(store: FakeStore, *, asks: bool = False) -> AsyncIterator[Ends]:
     """Run a claimer, with somebody to take its lease news."""
     candidates_send, candidates = trio.open_memory_channel[Candidates](0)
-    slots_send, slots = trio.open_memory_channel[Slot](0)
-    leases_send, leases = trio.open_memory_channel[LeaseNews](100)
+    slots_send, slots = trio.open_memory_channel[Slot](math.inf)
+    leases_send, leases = trio.open_memory_channel[LeaseNews](math.inf)
     demands_send, demands = trio.open_memory_channel[Demand](math.inf)
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
@@ -107,11 +106,11 @@ async def test_a_claim_is_tracked_and_then_assigned_to_the_slot(autojump_clock: 
     async with claiming(store) as ends:
         assignments = await ends.offer()
         await ends.find(store, execution)
-        assignment = await assignments.receive()
+        claim = await assignments.receive()
         track = ends.leases.receive_nowait()
         assert isinstance(track, Track)
-        assert track.lease == assignment.claim.lease
-        assert (assignment.claim.lease.execution_id, assignment.claim.payload) == (execution, b"\xff\x00")
+        assert track.lease == claim.lease
+        assert (claim.lease.execution_id, claim.payload) == (execution, b"\xff\x00")
 
 
 async def test_it_claims_for_all_slots_that_are_offered_in_one_call(autojump_clock: trio.testing.MockClock) -> None:
@@ -121,8 +120,8 @@ async def test_it_claims_for_all_slots_that_are_offered_in_one_call(autojump_clo
         got: list[ExecutionId] = []
 
         async def one_slot() -> None:
-            assignment = await (await ends.offer()).receive()
-            got.append(assignment.claim.lease.execution_id)
+            claim = await (await ends.offer()).receive()
+            got.append(claim.lease.execution_id)
 
         for _ in range(3):
             nursery.start_soon(one_slot)
@@ -141,8 +140,8 @@ async def test_leftover_candidates_serve_the_next_slot_while_they_are_fresh(
     async with claiming(store) as ends:
         assignments = await ends.offer()
         await ends.find(store, first, second)
-        assert (await assignments.receive()).claim.lease.execution_id == first
-        assert (await (await ends.offer()).receive()).claim.lease.execution_id == second
+        assert (await assignments.receive()).lease.execution_id == first
+        assert (await (await ends.offer()).receive()).lease.execution_id == second
 
 
 async def test_stale_candidates_are_dropped(autojump_clock: trio.testing.MockClock) -> None:
@@ -155,7 +154,7 @@ async def test_stale_candidates_are_dropped(autojump_clock: trio.testing.MockClo
         await trio.sleep(claimer.FRESH_S + 0.1)
         assignments = await ends.offer()
         await ends.find(store, urgent)
-        assert (await assignments.receive()).claim.lease.execution_id == urgent
+        assert (await assignments.receive()).lease.execution_id == urgent
 
 
 async def test_a_refused_claim_leaves_the_slot_for_the_next_candidate(autojump_clock: trio.testing.MockClock) -> None:
@@ -165,7 +164,7 @@ async def test_a_refused_claim_leaves_the_slot_for_the_next_candidate(autojump_c
     async with claiming(store) as ends:
         assignments = await ends.offer()
         await ends.find(store, taken, free)
-        assert (await assignments.receive()).claim.lease.execution_id == free
+        assert (await assignments.receive()).lease.execution_id == free
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_and_adopted(autojump_clock: trio.testing.MockClock) -> None:
@@ -175,8 +174,8 @@ async def test_a_claim_whose_answer_was_lost_is_found_and_adopted(autojump_clock
     async with claiming(store) as ends:
         assignments = await ends.offer()
         await ends.find(store, execution)
-        assignment = await assignments.receive()
-        assert assignment.claim.lease.lease_id == store.records[execution].lease_id
+        claim = await assignments.receive()
+        assert claim.lease.lease_id == store.records[execution].lease_id
         assert store.records[execution].epoch == 1
         assert store.calls.count("look_up") == 1
 
@@ -192,7 +191,7 @@ async def test_a_doubtful_claim_is_asked_after_until_the_store_is_back(
         await ends.find(store, execution)
         await trio.sleep(5)
         store.away = False
-        assert (await assignments.receive()).claim.lease.execution_id == execution
+        assert (await assignments.receive()).lease.execution_id == execution
 
 
 async def test_a_doubtful_claim_is_given_up_when_its_lease_must_be_over(
@@ -207,7 +206,7 @@ async def test_a_doubtful_claim_is_given_up_when_its_lease_must_be_over(
         await trio.sleep(40)
         store.away = False
         await ends.find(store, second)
-        assert (await assignments.receive()).claim.lease.execution_id == second
+        assert (await assignments.receive()).lease.execution_id == second
 
 
 async def test_an_outage_is_waited_out(autojump_clock: trio.testing.MockClock) -> None:
@@ -220,7 +219,7 @@ async def test_an_outage_is_waited_out(autojump_clock: trio.testing.MockClock) -
         await trio.sleep(10)
         store.away = False
         await ends.find(store, execution)
-        assert (await assignments.receive()).claim.lease.execution_id == execution
+        assert (await assignments.receive()).lease.execution_id == execution
 
 
 async def test_it_ends_and_gives_the_slots_back_when_there_are_no_more_candidates(
@@ -258,7 +257,7 @@ async def test_it_wants_as_much_as_it_holds_slots_for(autojump_clock: trio.testi
         await trio.testing.wait_all_tasks_blocked()
         assert ends.wanted() == 1
         await ends.grant(store, first)
-        assert (await assignments.receive()).claim.lease.execution_id == first
+        assert (await assignments.receive()).lease.execution_id == first
         await trio.testing.wait_all_tasks_blocked()
         assert ends.wanted() == 0  # the asker counts what it has granted
         for execution in (second, third):
@@ -291,7 +290,7 @@ async def test_a_grant_does_not_get_stale(autojump_clock: trio.testing.MockClock
     async with claiming(store, asks=True) as ends:
         assignments = await ends.offer()
         await ends.grant(store, execution, age_s=5.0)
-        assert (await assignments.receive()).claim.lease.execution_id == execution
+        assert (await assignments.receive()).lease.execution_id == execution
 
 
 async def test_a_refused_grant_is_told_and_another_is_wanted_after_a_pause(
@@ -332,5 +331,5 @@ async def test_candidates_that_are_left_go_to_whichever_slot_comes_next(
         await ends.find(store, *executions)
         found = [await first.receive()]
         found += [await (await ends.offer()).receive() for _ in executions[1:]]
-        assert [assignment.claim.lease.execution_id for assignment in found] == executions
+        assert [claim.lease.execution_id for claim in found] == executions
         assert trio.current_time() < claimer.FRESH_S

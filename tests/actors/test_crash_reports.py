@@ -9,11 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from ffsuper.actors.executor import CRASH_REPORT_S
-from ffsuper.channels import LeaseEnd
+from ffsuper.actors.attempt import CRASH_REPORT_S
 from ffsuper.errors import LibraryMissingError, RefusedError, StoreError, StoreScriptError
 from ffsuper.messages import Emit, Failed, Lease, Start
-from tests.actors.test_executor import Rig, executing, hang
+from tests.actors.test_executor import Rig, ended, executing, hang
 from tests.fake_children import FakeChild
 
 
@@ -112,9 +111,9 @@ async def test_a_store_that_does_not_answer_delays_the_outcome_for_a_moment_only
 async def test_a_lease_that_ends_meanwhile_ends_the_report(autojump_clock: trio.testing.MockClock) -> None:
     async with executing(crash_later) as rig:
         let_reports(rig, None)
-        _, lease_end = await rig.assign()
+        record, lease_end = await rig.assign()
         await trio.sleep(5 + CRASH_REPORT_S / 2)
-        lease_end.send_nowait(LeaseEnd("stale_lease", has_ended=False))
+        lease_end.send_nowait(ended(record, "stale_lease"))
         await rig.finished()
         assert trio.current_time() == 5 + CRASH_REPORT_S / 2
         assert "deliver" not in rig.store.calls
@@ -125,8 +124,8 @@ async def test_a_child_that_is_killed_when_the_lease_is_over_is_not_reported(
     has_ended: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with executing(hang) as rig:
-        _, lease_end = await rig.assign()
-        lease_end.send_nowait(LeaseEnd("stale_lease", has_ended=has_ended))
+        record, lease_end = await rig.assign()
+        lease_end.send_nowait(ended(record, "stale_lease", has_ended=has_ended))
         await rig.finished()
         assert "kill" in rig.fork_server.children[0].done_to_it
         assert rig.store.calls[-1] == "claim 1"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from ffsuper.actors import executor
-from ffsuper.channels import Assignment, LeaseEnd, LeaseNews, Release, Slot
+from ffsuper.actors import deliverer, executor
+from ffsuper.channels import Finished, LeaseEnd, LeaseNews, Release, Slot
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
 from ffsuper.messages import (
@@ -25,6 +26,7 @@ from ffsuper.messages import (
     ExecutionId,
     Failed,
     FromChild,
+    LeaseId,
     OnTimeout,
     Progress,
     Ready,
@@ -41,6 +43,7 @@ from tests.fake_children import Behaviour, FakeChild, FakeForkServer
 from tests.fakes import HOUR_S, FakeStore, Record, candidate, pulses
 
 MARGIN_S = 0.8
+HAND_BACK_S = 10.0
 SUSPENDED = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
 KINDS: dict[str, float | None] = {"job": None, "short": 30.0}
 
@@ -55,13 +58,14 @@ async def hang(child: FakeChild, start: Start) -> None:
 
 @dataclass
 class Rig:
-    """An executor and all that is around it."""
+    """An executor, a deliverer, and what is around them."""
 
     store: FakeStore
     fork_server: FakeForkServer
     slots: trio.MemoryReceiveChannel[Slot]
     leases: trio.MemoryReceiveChannel[LeaseNews]
     executor: trio.CancelScope
+    deliverer: trio.CancelScope
     retired: trio.Event
     draining: trio.Event
     ledger: Ledger
@@ -71,39 +75,49 @@ class Rig:
     ) -> tuple[Record, trio.MemorySendChannel[LeaseEnd]]:
         """Claim an execution and hand it to the slot that is offered."""
         slot = await self.slots.receive()
+        claim = await self.claim(kind, payload)
+        slot.assignments.send_nowait(claim)
+        return self.store.records[claim.lease.execution_id], slot.lease_ends
+
+    async def claim(self, kind: str = "job", payload: bytes = b"") -> Claim:
+        """Claim an execution."""
         execution: ExecutionId = self.store.add(len(self.store.records) + 1, kind, payload)
         (claim,) = await self.store.claims.claim([candidate(self.store.records[execution])])
         assert isinstance(claim, Claim)
-        end_send, end_receive = trio.open_memory_channel[LeaseEnd](1)
-        await slot.assignments.send(Assignment(claim, end_receive))
-        return self.store.records[execution], end_send
+        return claim
 
     async def finished(self) -> None:
-        """Wait until the executor has released the lease."""
+        """Wait until a lease has been released."""
         assert isinstance(await self.leases.receive(), Release)
+
+    def stop_hard(self) -> None:
+        """Cut off what runs."""
+        self.executor.cancel()
+        self.deliverer.deadline = trio.current_time() + HAND_BACK_S
 
 
 @asynccontextmanager
 async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIterator[Rig]:
     store = FakeStore(lease_ttl_s=1000.0)  # nobody renews here
-    slots_send, slots = trio.open_memory_channel[Slot](0)
-    leases_send, leases = trio.open_memory_channel[LeaseNews](0)
+    slots_send, slots = trio.open_memory_channel[Slot](math.inf)
+    finished_send, finished = trio.open_memory_channel[Finished](math.inf)
+    leases_send, leases = trio.open_memory_channel[LeaseNews](math.inf)
     children = ChildrenConfig(count=1, **settings)  # type: ignore[arg-type]
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
             fork_server = FakeForkServer(nursery, behaviour, KINDS)
-            scope, ledger = trio.CancelScope(), Ledger()
+            executing, delivering, ledger = trio.CancelScope(), trio.CancelScope(shield=True), Ledger()
             retired, draining = trio.Event(), trio.Event()
 
-            async def run() -> None:
-                with scope:
+            async def execute() -> None:
+                with executing:
                     await executor.run(
                         fork_server,
                         None,
                         store.outcomes,
                         store.attempts,
                         slots_send,
-                        leases_send,
+                        finished_send,
                         retired,
                         draining,
                         MARGIN_S,
@@ -112,9 +126,19 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                         ledger,
                     )
 
-            nursery.start_soon(run)
-            yield Rig(store, fork_server, slots, leases, scope, retired, draining, ledger)
+            async def deliver() -> None:
+                with delivering:
+                    await deliverer.run(store.outcomes, finished, leases_send, pulses(), ledger)
+
+            nursery.start_soon(execute)
+            nursery.start_soon(deliver)
+            yield Rig(store, fork_server, slots, leases, executing, delivering, retired, draining, ledger)
             nursery.cancel_scope.cancel()
+
+
+def ended(record: Record, code: str, *, has_ended: bool = False) -> LeaseEnd:
+    """Return what the lease renewer says of an execution's lease."""
+    return LeaseEnd(LeaseId(record.lease_id), code, has_ended)
 
 
 async def test_an_execution_is_run_delivered_and_released(autojump_clock: trio.testing.MockClock) -> None:
@@ -257,9 +281,9 @@ async def test_the_configured_timeout_is_for_handlers_that_name_none(autojump_cl
 
 async def test_a_lost_lease_kills_the_child_and_delivers_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with executing(hang) as rig:
-        _, lease_end = await rig.assign()
+        record, lease_end = await rig.assign()
         await trio.sleep(7)
-        lease_end.send_nowait(LeaseEnd("stale_lease", has_ended=False))
+        lease_end.send_nowait(ended(record, "stale_lease"))
         await rig.finished()
         assert trio.current_time() <= 7 + MARGIN_S / 2
         assert rig.fork_server.children[0].done_to_it == ["interrupt lease_lost", "dump", "kill"]
@@ -287,15 +311,11 @@ async def test_an_outcome_whose_answer_was_lost_is_proved_instead_of_repeated(
 ) -> None:
     async with executing() as rig:
         rig.store.lose_replies = 0
-        slot = await rig.slots.receive()
-        execution = rig.store.add(1)
-        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
-        assert isinstance(claim, Claim)
+        slot, claim = await rig.slots.receive(), await rig.claim()
         rig.store.lose_replies = 1
-        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
-        await slot.assignments.send(Assignment(claim, end_receive))
+        slot.assignments.send_nowait(claim)
         await rig.finished()
-        assert rig.store.records[execution].released == [("lease-1", "completed")]
+        assert rig.store.records[claim.lease.execution_id].released == [("lease-1", "completed")]
         assert rig.store.calls.count("was_delivered") == 1
         assert "outcome refused" not in caplog.text
 
@@ -320,7 +340,7 @@ async def test_a_hard_stop_kills_confirms_and_hands_back_without_spending_a_retr
     async with executing(hang) as rig:
         record, _ = await rig.assign()
         await trio.sleep(5)
-        rig.executor.cancel()
+        rig.stop_hard()
         await rig.finished()
         assert rig.fork_server.children[0].done_to_it == ["kill"]
         assert (record.state, record.interrupted) == ("delayed", True)
@@ -334,7 +354,7 @@ async def test_the_end_of_an_attempt_is_told_with_its_kind_child_and_time_and_a_
     async with executing(hang) as rig:
         await rig.assign()
         await trio.sleep(5)
-        rig.executor.cancel()
+        rig.stop_hard()
         await rig.finished()
     killed, finished = (one.__dict__ for one in caplog.records)
     assert (killed["msg"], killed["child"]) == ("child killed", rig.fork_server.children[0].pid)
@@ -360,18 +380,17 @@ async def test_a_handlers_time_is_told_without_that_of_the_delivery(
 
 async def test_a_hard_stop_delivers_an_outcome_that_is_known_already(autojump_clock: trio.testing.MockClock) -> None:
     async with executing() as rig:
-        slot = await rig.slots.receive()
-        execution = rig.store.add(1, payload=b"kept")
-        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
-        assert isinstance(claim, Claim)
-        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        slot, claim = await rig.slots.receive(), await rig.claim(payload=b"kept")
         rig.store.away = True
-        await slot.assignments.send(Assignment(claim, end_receive))
+        slot.assignments.send_nowait(claim)
         await trio.sleep(1)
-        rig.executor.cancel()
+        rig.stop_hard()
         rig.store.away = False
         await rig.finished()
-        assert (rig.store.records[execution].state, rig.store.records[execution].result) == ("completed", b"kept")
+        assert (
+            rig.store.records[claim.lease.execution_id].state,
+            rig.store.records[claim.lease.execution_id].result,
+        ) == ("completed", b"kept")
 
 
 async def test_a_hard_stop_ends_in_time_though_the_store_is_away_and_the_child_does_not_die(
@@ -382,17 +401,20 @@ async def test_a_hard_stop_ends_in_time_though_the_store_is_away_and_the_child_d
         await trio.testing.wait_all_tasks_blocked()
         rig.store.away = True
         rig.fork_server.children[0].immortal = True
-        rig.executor.cancel()
+        rig.stop_hard()
+        await rig.finished()
         with pytest.raises(trio.EndOfChannel):
             await rig.leases.receive()
-        assert trio.current_time() <= executor.HAND_BACK_S + executor.CLOSE_S + 0.1
+        assert trio.current_time() <= max(HAND_BACK_S, executor.KILL_S + executor.CLOSE_S) + 0.1
 
 
 async def test_it_drains_when_nobody_takes_slots_any_more(autojump_clock: trio.testing.MockClock) -> None:
     async with executing() as rig:
         await rig.assign()
         await rig.finished()
+        slot = await rig.slots.receive()
         await rig.slots.aclose()
+        slot.assignments.send_nowait(None)
         with pytest.raises(trio.EndOfChannel):
             await rig.leases.receive()
         assert rig.fork_server.children[0].is_dead
@@ -400,7 +422,7 @@ async def test_it_drains_when_nobody_takes_slots_any_more(autojump_clock: trio.t
 
 async def test_a_slot_given_back_unused_is_offered_again(autojump_clock: trio.testing.MockClock) -> None:
     async with executing() as rig:
-        (await rig.slots.receive()).assignments.close()
+        (await rig.slots.receive()).assignments.send_nowait(None)
         record, _ = await rig.assign()
         await rig.finished()
         assert record.state == "completed"
@@ -498,15 +520,11 @@ async def test_frames_hold_nobody_up_whose_lease_is_over(autojump_clock: trio.te
         child.say(Completed(b""))
 
     async with executing(emits) as rig:
-        slot = await rig.slots.receive()
-        execution = rig.store.add(1)
-        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
-        assert isinstance(claim, Claim)
+        slot, claim = await rig.slots.receive(), await rig.claim()
         rig.store.away = True
-        end_send, end_receive = trio.open_memory_channel[LeaseEnd](1)
-        await slot.assignments.send(Assignment(claim, end_receive))
+        slot.assignments.send_nowait(claim)
         await trio.sleep(50)
-        end_send.send_nowait(LeaseEnd("local_deadline", has_ended=False))
+        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "local_deadline", has_ended=False))
         await rig.finished()
         assert trio.current_time() == pytest.approx(50, abs=0.1)
 
@@ -558,8 +576,8 @@ async def test_a_suspension_gives_the_lease_back(autojump_clock: trio.testing.Mo
 
 async def test_a_cancelled_handler_has_the_whole_grace(autojump_clock: trio.testing.MockClock) -> None:
     async with executing(hang, grace_s=5.0) as rig:
-        _, lease_end = await rig.assign()
-        lease_end.send_nowait(LeaseEnd("execution_not_active", has_ended=True))
+        record, lease_end = await rig.assign()
+        lease_end.send_nowait(ended(record, "execution_not_active", has_ended=True))
         await rig.finished()
         assert trio.current_time() == pytest.approx(5.2)
         assert rig.fork_server.children[0].done_to_it == ["interrupt cancelled", "dump", "kill"]
@@ -630,13 +648,56 @@ async def test_the_deadline_ends_an_attempt_for_good(autojump_clock: trio.testin
         child.say(Failed("SoftTimeout", "timeout"))
 
     async with executing(obeys) as rig:
-        slot = await rig.slots.receive()
-        execution = rig.store.add(1)
-        (claim,) = await rig.store.claims.claim([candidate(rig.store.records[execution])])
-        assert isinstance(claim, Claim)
-        _, end_receive = trio.open_memory_channel[LeaseEnd](1)
+        slot, claim = await rig.slots.receive(), await rig.claim()
         due = replace(claim, deadline_ms=int(time.time() * 1000) + 5_000)
-        await slot.assignments.send(Assignment(due, end_receive))
+        slot.assignments.send_nowait(due)
         await rig.finished()
         assert trio.current_time() == pytest.approx(5, abs=1)
-        assert rig.store.records[execution].failure == Failed("SoftTimeout", "deadline", retryable=False)
+        assert rig.store.records[claim.lease.execution_id].failure == Failed(
+            "SoftTimeout", "deadline", retryable=False
+        )
+
+
+async def test_a_lease_that_ended_before_the_attempt_begins_ends_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang) as rig:
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
+        await trio.testing.wait_all_tasks_blocked()
+        slot.assignments.send_nowait(claim)
+        await rig.finished()
+        assert trio.current_time() <= MARGIN_S / 2
+        assert "deliver" not in rig.store.calls
+
+
+async def test_the_end_of_an_earlier_lease_disturbs_no_later_attempt(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        record, lease_end = await rig.assign()
+        await rig.finished()
+        lease_end.send_nowait(ended(record, "stale_lease"))
+        later, _ = await rig.assign()
+        await rig.finished()
+        assert later.state == "completed"
+
+
+async def test_the_slot_is_free_while_the_outcome_is_on_its_way(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        record, _ = await rig.assign()
+        rig.store.away = True
+        await rig.slots.receive()
+        assert record.state == "active"
+        rig.store.away = False
+        await rig.finished()
+        assert record.state == "completed"
+
+
+async def test_what_runs_in_a_child_whose_death_is_not_confirmed_is_not_handed_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        record, _ = await rig.assign()
+        await trio.testing.wait_all_tasks_blocked()
+        rig.fork_server.children[0].immortal = True
+        rig.stop_hard()
+        await rig.finished()
+        assert record.state == "active"
+        assert (rig.ledger.cut_off, {outcome for _, outcome in rig.ledger.finished}) == (1, {"lost"})

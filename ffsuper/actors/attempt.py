@@ -1,0 +1,304 @@
+"""One attempt: its handler is started in a child, heard, served, and if need be stopped.
+
+Should the lease end first, the handler is interrupted and the child killed soon after, because another attempt may
+begin elsewhere. The child is the only one that knows the outcome while it lives; its death is an outcome too. When a
+child had to be killed because of one task, the others in it are handed back without spending a retry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ffsuper.channels import LeaseEnd
+from ffsuper.child.nest import Fault, Nest
+from ffsuper.child.process import Child
+from ffsuper.errors import LibraryMissingError, StoreError
+from ffsuper.messages import (
+    FRAMES_IN_FLIGHT,
+    Claim,
+    CreateWaitpoint,
+    Emit,
+    Emitted,
+    Ended,
+    Failed,
+    FromTask,
+    InterruptReason,
+    Outcome,
+    Progress,
+    ReportUsage,
+    Start,
+)
+from ffsuper.sansio import crash
+from ffsuper.sansio.attempt import Ladder, Step, after_deadline, crashed, killed, lease_grace_s
+from ffsuper.sansio.pulse import Pulse
+from ffsuper.store.attempts import Attempts, FrameWriter
+from ffsuper.store.delivery import HANDED_BACK, told
+
+LOG = logging.getLogger(__name__)
+
+# Progress is worth this much waiting for the store, and no more.
+PROGRESS_S = 1.0
+# So is a crash report, on which the outcome waits.
+CRASH_REPORT_S = 1.0
+LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
+
+
+class Attempt:
+    """What goes on between a claim and its outcome.
+
+    Attributes:
+        lease_id: of the lease that it is made under.
+    """
+
+    def __init__(self, nest: Nest, child: Child, claim: Claim, attempts: Attempts, pulse: Pulse) -> None:
+        self.lease_id = claim.lease.lease_id
+        self._nest = nest
+        self._child = child
+        self._claim = claim
+        self._attempts = attempts
+        self._pulse = pulse
+        self._is_lease_lost = False
+        self._wake = Waker()
+        settings = nest.settings
+        registered = child.handlers.get(claim.execution_kind)
+        self._is_registered = registered is not None
+        self._ladder = Ladder(
+            trio.current_time(),
+            settings.grace_s,
+            (registered and registered.timeout_s) or settings.timeout_s,
+            (registered and registered.progress_timeout_s) or settings.progress_timeout_s,
+            deadline_s(claim),
+        )
+
+    async def run(self, traceparent: str) -> Outcome | None:
+        """Run the handler; return what it came to, or None when the lease ended first."""
+        if not self._is_registered:
+            told_kind = f"no handler is registered for kind {self._claim.execution_kind!r}"
+            return Failed(told_kind, "unknown_kind", retryable=False)
+        number, inbox = self._nest.open_task(self._child, told(self._claim))
+        try:
+            async with contextlib.AsyncExitStack() as helpers:
+                frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
+                with self._pulse.resting:  # a large payload goes as quickly as the child takes it
+                    await self._child.send(start_message(number, self._claim, traceparent))
+                outcome = await self._converse(number, inbox, frames)
+        finally:
+            inbox.close()
+            self._nest.close_task(number)
+        return None if self._is_lease_lost else outcome
+
+    def lease_ended(self, end: LeaseEnd, margin_s: float) -> None:
+        """Bring the handler to its end, because another attempt may begin, or none is wanted any more.
+
+        Args:
+            margin_s: how long before the lease can have ended it was given up.
+        """
+        self._is_lease_lost = True
+        LOG.warning("lease ended", extra={**told(self._claim), "code": end.code, "child": self._child.pid})
+        reason = InterruptReason.CANCELLED if end.has_ended else InterruptReason.LEASE_LOST
+        grace_s = self._nest.settings.grace_s if end.has_ended else lease_grace_s(margin_s)
+        self._ladder.interrupt(trio.current_time(), reason, grace_s)
+        self._wake.up()
+
+    async def _converse(self, number: int, inbox: trio.MemoryReceiveChannel[FromTask], frames: Frames) -> Outcome:
+        """Hear what the handler says, and serve what it asks for, until it has come to an outcome."""
+        ladder, wake, resting = self._ladder, self._wake, self._pulse.resting
+        began_ms = int(time.time() * 1000)
+        while True:
+            message: FromTask | None = None
+            has_died = False
+            with resting, wake.moment(ladder.next_s):
+                try:
+                    message = await inbox.receive()
+                except trio.EndOfChannel:
+                    has_died = True
+            if has_died:
+                outcome, report = await self._after_death(number, began_ms)
+                await self._settle(frames)
+                await self._report_crash(report)
+                return outcome
+            if message is not None:
+                ladder.progressed(trio.current_time())
+            match message:
+                case Ended(_, outcome):
+                    await self._settle(frames)
+                    return after_ladder(outcome, ladder)
+                case Progress():
+                    await self._report(message)
+                case Emit():
+                    with resting:  # the store takes them or the lease ends
+                        await frames.put(message)
+                case ReportUsage() | CreateWaitpoint():
+                    await frames.helpers.start(self._answer, message)
+            if ladder.next_s <= trio.current_time():
+                self._take(ladder.take(trio.current_time()), number)
+
+    async def _settle(self, frames: Frames) -> None:
+        """Wait until all frames are with the store, for as long as the lease lasts."""
+        if self._ladder.reason in LEASE_OVER:
+            return
+        with self._pulse.resting, self._wake.moment(math.inf):
+            await frames.settle()
+
+    async def _answer(self, request: ReportUsage | CreateWaitpoint) -> None:
+        await self._child.send(await self._attempts.answer(self._claim.lease, request))
+
+    async def _report(self, progress: Progress) -> None:
+        """Record progress, if the store takes it now."""
+        with trio.move_on_after(PROGRESS_S):
+            try:
+                await self._attempts.progress(self._claim.lease, progress)
+            except StoreError as error:
+                LOG.debug("progress not recorded", extra={**told(self._claim), "error": error})
+
+    async def _after_death(self, number: int, began_ms: int) -> tuple[Outcome, str]:
+        """Return what the child's death means for this task, and the crash report; an empty one for a bystander."""
+        child = self._child
+        death = crash.since(await child.wait_dead(), began_ms)
+        fault = self._nest.fault_of(child)
+        if fault is None:
+            return crashed(death), crash.report(death, "")
+        if fault.culprit not in (None, number):
+            return HANDED_BACK, ""
+        told_fault = Failed(f"child {child.pid} {fault.reason}", fault.category)
+        failure = told_fault if fault.culprit is None else killed(self._ladder.reason)
+        return failure, crash.report(death, failure.reason)
+
+    async def _report_crash(self, report: str) -> None:
+        """Store a crash report, if the store takes it now and the lease lasts."""
+        if not report or self._ladder.reason in LEASE_OVER:
+            return
+        with self._wake.moment(trio.current_time() + CRASH_REPORT_S) as moment:
+            try:
+                await self._attempts.report_crash(self._claim.lease, report)
+            except LibraryMissingError as error:  # somebody else's store
+                LOG.debug("crash report not stored", extra={**told(self._claim), "error": error})
+            except StoreError as error:
+                LOG.warning("crash report not stored", extra={**told(self._claim), "error": error})
+        if moment.cancelled_caught:
+            LOG.warning("crash report not stored", extra={**told(self._claim), "error": "not in time"})
+
+    def _take(self, step: Step, number: int) -> None:
+        """Do to the child what is next."""
+        child, reason = self._child, self._ladder.reason or InterruptReason.TIMEOUT
+        extra = {**told(self._claim), "child": child.pid, "step": step.name.lower(), "reason": reason.value}
+        LOG.warning("handler is to end", extra=extra)
+        match step:
+            case Step.INTERRUPT:
+                child.interrupt(number, reason)
+            case Step.DUMP:
+                child.dump_stacks()
+            case Step.KILL:
+                self._nest.kill(child, Fault("killed because a handler did not end", culprit=number))
+
+
+class Waker:
+    """Lets one task out of its wait when a ladder has changed under it."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    def moment(self, until_s: float) -> trio.CancelScope:
+        """Return a scope that ends at a time, or earlier when ``up`` is called."""
+        self._scope = trio.CancelScope(deadline=until_s)
+        return self._scope
+
+    def up(self) -> None:
+        """End the wait."""
+        self._scope.cancel()
+
+
+class Helpers:
+    """Tasks beside the attempt, for those that need any: most need none, and a nursery has its price.
+
+    Args:
+        stack: what still runs when it is left is cancelled.
+    """
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._stack = stack
+        self._nursery: trio.Nursery | None = None
+
+    async def start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task."""
+        if self._nursery is None:
+            self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+            self._stack.callback(self._nursery.cancel_scope.cancel)
+        self._nursery.start_soon(task, *args)
+
+
+class Frames:
+    """The way of a task's frames to the store: in order, in batches of what has gathered.
+
+    Attributes:
+        helpers: who carries them.
+    """
+
+    def __init__(self, writer: FrameWriter, child: Child, number: int, helpers: Helpers) -> None:
+        self.helpers = helpers
+        self._writer = writer
+        self._child = child
+        self._number = number
+        self._send: trio.MemorySendChannel[Emit] | None = None
+        self._done = trio.Event()
+
+    async def put(self, frame: Emit) -> None:
+        """Take a frame."""
+        if self._send is None:
+            # As many as the child may send unanswered, so that a frame never keeps other messages waiting.
+            self._send, receive = trio.open_memory_channel[Emit](FRAMES_IN_FLIGHT)
+            await self.helpers.start(self._run, receive)
+        await self._send.send(frame)
+
+    async def settle(self) -> None:
+        """Wait until all frames are with the store."""
+        if self._send is not None:
+            self._send.close()
+            await self._done.wait()
+
+    async def _run(self, frames: trio.MemoryReceiveChannel[Emit]) -> None:
+        """Write until there are no more."""
+        async for first in frames:
+            batch = [first]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    batch.append(frames.receive_nowait())
+            refusal = await self._writer.write(batch)
+            await self._child.send(Emitted(self._number, len(batch), refusal))
+        self._done.set()
+
+
+def after_ladder(outcome: Outcome, ladder: Ladder) -> Outcome:
+    """Return what an outcome that came after an interrupt means."""
+    if ladder.reason is InterruptReason.DEADLINE and isinstance(outcome, Failed):
+        return after_deadline(outcome.reason)
+    return outcome
+
+
+def deadline_s(claim: Claim, now_s: Callable[[], float] = time.time) -> float:
+    """Return the execution's deadline on trio's clock; infinite without one."""
+    if claim.deadline_ms is None:
+        return math.inf
+    return trio.current_time() + claim.deadline_ms / 1000 - now_s()
+
+
+def start_message(number: int, claim: Claim, traceparent: str) -> Start:
+    """Return what the child needs to know."""
+    return Start(
+        number,
+        claim.lease.execution_id,
+        claim.execution_kind,
+        claim.lease.attempt_index,
+        claim.attempt_type,
+        claim.tags,
+        claim.deadline_ms,
+        claim.signals,
+        claim.payload,
+        traceparent,
+    )
