@@ -141,7 +141,7 @@ class Attempt:
 
     async def _settle(self, frames: Frames) -> None:
         """Wait until all frames are with the store, for as long as the lease lasts."""
-        if self._ladder.reason in LEASE_OVER:
+        if not frames.have_come or self._ladder.reason in LEASE_OVER:
             return
         with self._pulse.resting, self._wake.moment(math.inf):
             await frames.settle()
@@ -247,6 +247,11 @@ class Frames:
         self._number = number
         self._send: trio.MemorySendChannel[Emit] | None = None
         self._done = trio.Event()
+
+    @property
+    def have_come(self) -> bool:
+        """Whether there have been any."""
+        return self._send is not None
 
     async def put(self, frame: Emit) -> None:
         """Take a frame."""

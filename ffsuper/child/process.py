@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
@@ -74,6 +75,7 @@ class Child:
         self._outputs_read = trio.Event()
         self._output = crash.Output()
         self._pipes: list[OutputPipe] = []
+        self._printed = select.poll()
 
     async def boot(self) -> None:
         """Wait until the child is ready.
@@ -173,8 +175,9 @@ class Child:
 
     def note_running(self, running: Mapping[str, object]) -> None:
         """Note what runs in it from now on; what it has printed before is about what ran before. Never waits."""
-        for pipe in self._pipes:
-            pipe.read_now()
+        if self._printed.poll(0) or any(pipe.has_begun_a_line for pipe in self._pipes):
+            for pipe in self._pipes:
+                pipe.read_now()
         self.running = running
 
     def dump_stacks(self) -> None:
@@ -246,8 +249,10 @@ class Child:
         """Read a pipe to its end, line by line."""
         pipe = OutputPipe(descriptor, lambda line: self._keep(name, line, on_output))
         self._pipes.append(pipe)
+        self._printed.register(descriptor, select.POLLIN)
         await pipe.read()
         self._pipes.remove(pipe)
+        self._printed.unregister(descriptor)
         self.outputs_left -= 1
         if not self.outputs_left:
             self._outputs_read.set()
@@ -269,6 +274,11 @@ class OutputPipe:
         self._stream = trio.lowlevel.FdStream(descriptor)
         self._keep = keep
         self._rest = b""
+
+    @property
+    def has_begun_a_line(self) -> bool:
+        """Whether the end of a line is still to come."""
+        return bool(self._rest)
 
     async def read(self) -> None:
         """Read to the end."""

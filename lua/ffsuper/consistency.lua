@@ -21,7 +21,11 @@ local function expected_place(record)
 end
 
 -- Puts an execution back into an index that it is missing from; returns whether it was.
-local function restore(index, score, execution_id)
+-- name: of the index
+local function restore(index, name, score, execution_id)
+  if name == 'eligible' then
+    return add_eligible(index, 'NX', score, execution_id) == 1
+  end
   return redis.call('ZADD', index, 'NX', score, execution_id) == 1
 end
 
@@ -31,12 +35,12 @@ local function reconcile(tag, lease_expiry, execution_id)
     'ownership_state', 'lane_id', 'created_at', 'priority', 'delay_until', 'lease_expires_at', 'completed_at',
     'lease_revoked_at')
   local name, score = expected_place(record)
-  if name and restore(lane_index_key(tag, record[4] or 'default', name), score, execution_id) then
+  if name and restore(lane_index_key(tag, record[4] or 'default', name), name, score, execution_id) then
     return 'restored:' .. name
   end
   if record[1] == 'active' then
     local at = record[3] == 'lease_revoked' and record[10] or record[8]
-    if restore(lease_expiry, stored_number(at), execution_id) then
+    if restore(lease_expiry, 'lease_expiry', stored_number(at), execution_id) then
       return record[3] == 'lease_revoked' and 'revoked' or 'restored:lease_expiry'
     end
   end

@@ -87,6 +87,6 @@ register('ff_unblock_execution', function(keys, args)
 
   write_admission(core, 'eligible_now', 'waiting_for_worker', '', 'waiting', record[4], now)
   redis.call('ZREM', blocked, execution_id)
-  redis.call('ZADD', eligible, eligible_score(stored_number(record[5]), stored_number(record[6])), execution_id)
+  add_eligible(eligible, eligible_score(stored_number(record[5]), stored_number(record[6])), execution_id)
   return ok('unblocked')
 end)

@@ -240,7 +240,7 @@ register('ff_create_execution', function(keys, args)
   else
     -- With a delay that is past the caller passes the delayed index, where the reference loses the execution.
     local eligible = string.gsub(lane_index, ':delayed$', ':eligible')
-    redis.call('ZADD', eligible, eligible_score(priority, now_ms), execution_id)
+    add_eligible(eligible, eligible_score(priority, now_ms), execution_id)
   end
   redis.call('SADD', all_executions, execution_id)
   if deadline_ms then

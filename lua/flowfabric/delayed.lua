@@ -46,6 +46,6 @@ register('ff_promote_delayed', function(keys, args)
     'last_transition_at', now,
     'last_mutation_at', now)
   redis.call('ZREM', delayed, execution_id)
-  redis.call('ZADD', eligible, eligible_score(stored_number(record[4]), stored_number(record[5])), execution_id)
+  add_eligible(eligible, eligible_score(stored_number(record[4]), stored_number(record[5])), execution_id)
   return ok('promoted')
 end)

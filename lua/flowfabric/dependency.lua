@@ -16,7 +16,7 @@ local function release_child(core, blocked, eligible, execution_id, attempt_stat
     'last_transition_at', now,
     'last_mutation_at', now)
   redis.call('ZREM', blocked, execution_id)
-  redis.call('ZADD', eligible, eligible_score(stored_number(priority), stored_number(created_at)), execution_id)
+  add_eligible(eligible, eligible_score(stored_number(priority), stored_number(created_at)), execution_id)
 end
 
 -- ff_apply_dependency_to_child: give the child an edge to wait for. A runnable child is blocked, any other one keeps its

@@ -19,6 +19,6 @@ register('ff_change_priority', function(keys, args)
 
   local new_priority = tostring(priority)
   redis.call('HSET', core, 'priority', new_priority, 'last_mutation_at', tostring(server_time_ms()))
-  redis.call('ZADD', eligible, eligible_score(priority, stored_number(record[4])), execution_id)
+  add_eligible(eligible, eligible_score(priority, stored_number(record[4])), execution_id)
   return ok(tostring(tonumber(record[3] or 0)), new_priority)
 end)

@@ -80,7 +80,7 @@ register('ff_replay_execution', function(keys, args)
     redis.call('ZADD', keys[5], created_at_ms, execution_id)
   else
     write_replayed(core, 'eligible_now', 'waiting_for_worker', '', 'waiting', replay_count, now)
-    redis.call('ZADD', eligible, eligible_score(stored_number(record[5]), created_at_ms), execution_id)
+    add_eligible(eligible, eligible_score(stored_number(record[5]), created_at_ms), execution_id)
   end
   append_history(lease_history,
     'event', 'replay_initiated',

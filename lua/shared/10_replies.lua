@@ -28,6 +28,7 @@ local function register(name, body, flags)
   end
   local function callback(keys, args)
     local done, reply = pcall(body, keys, args)
+    announce_filled()
     if done then
       return reply
     end

@@ -31,6 +31,6 @@ local function resume_suspended(core, execution_id, indexes, priority, created_a
     redis.call('ZADD', indexes.delayed, now_ms + delay_ms, execution_id)
   else
     local score = eligible_score(stored_number(priority), stored_number(created_at))
-    redis.call('ZADD', indexes.eligible, score, execution_id)
+    add_eligible(indexes.eligible, score, execution_id)
   end
 end

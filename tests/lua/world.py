@@ -99,6 +99,18 @@ class World:
         assert self.keyspace() == before
         assert self.expiries() == expiries
 
+    @contextmanager
+    def messages(self) -> Iterator[list[tuple[str, str]]]:
+        """Collect what the block publishes, each as channel and text; read them after the block."""
+        found: list[tuple[str, str]] = []
+        with self.redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
+            subscription.psubscribe("*")
+            told = subscription.listen()
+            assert next(told)["type"] == "psubscribe"
+            yield found
+            self.command("PUBLISH", "end", "")
+            found += iter(lambda: tuple(decoded([(one := next(told))["channel"], one["data"]])), ("end", ""))
+
     def expiries(self) -> dict[str, int]:
         """Return ``{key: absolute expiry in ms}`` of the keys that have one."""
         found = {decoded(key): int(self.command("PEXPIRETIME", key)) for key in self.redis.keys("*")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
 from ffsuper.store import libraries
-from ffsuper.store.announcements import LEASE_ENDS, open_announcements
+from ffsuper.store.announcements import ELIGIBLE, LEASE_ENDS, open_announcements
 from ffsuper.store.claims import Identity
 from ffsuper.store.cluster import ClusterWire, address_of, key_of, seeds, slot_map
 from ffsuper.store.connection import open_connection
@@ -180,6 +181,21 @@ async def test_announcements_are_heard_from_every_server(cluster: Cluster, setti
             for node in cluster.nodes:
                 node.ask("PUBLISH", LEASE_ENDS, str(node.port))
             assert {await heard.receive() for _ in cluster.nodes} == {b"%d" % node.port for node in cluster.nodes}
+
+
+def test_every_server_tells_that_a_lane_has_something_to_do(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    with contextlib.ExitStack() as opened:
+        heard = []
+        for node in cluster.nodes:
+            client = opened.enter_context(redis.Redis(port=node.port, protocol=2, socket_timeout=20))
+            subscription = opened.enter_context(client.pubsub())
+            subscription.subscribe(f"{ELIGIBLE}lane-42")
+            heard.append(subscription.listen())
+            assert next(heard[-1])["type"] == "subscribe"
+        with Client(settings) as client:
+            assert client.submit("job", lane="lane-42").startswith("{fp:253}:")
+        assert [next(messages)["data"] for messages in heard] == [b"253"] * len(cluster.nodes)
 
 
 def test_what_too_few_replicas_have_is_in_doubt(cluster: Cluster) -> None:

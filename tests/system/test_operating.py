@@ -139,7 +139,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("actor", "function"), [("claimer", "claim_for"), ("executor", "deliver"), ("scanner", "tally")]
+    ("actor", "function"), [("claimer", "claim_for"), ("deliverer", "try_all"), ("scanner", "tally")]
 )
 def test_a_worker_with_an_actor_that_is_stuck_stops_saying_that_it_is_alive(
     workers: Workers, client: Client, store: redis.Redis, tmp_path: Path, systemd: Systemd, actor: str, function: str

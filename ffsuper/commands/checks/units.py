@@ -14,16 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffsuper.actors.executor import CLOSE_S, HAND_BACK_S
 from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.config import Config
+from ffsuper.line import HAND_BACK_S
 
 INSTALLED = Path("/etc/systemd/system")
 SYSTEMCTL_S = 10.0
 # DefaultTimeoutStopSec of systemd-system.conf(5).
 DEFAULT_STOP_S = 90.0
-# After the drain's time: for the kill of what still runs, its return to the store, and the children's end.
-END_S = HAND_BACK_S + CLOSE_S
+# After the drain's time: for the kill of what still runs, the children's end, and the return to the store.
+END_S = HAND_BACK_S
 # Words of a command line that start something other than a worker.
 NO_WORKER = {"server", "engine", "dev"}
 SPANS_S = {
