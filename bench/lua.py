@@ -24,8 +24,9 @@ from typing import Any
 
 import redis
 
-from ffsuper.messages import AttemptId, Candidate, ClaimKind, ExecutionId, Failed, LaneId, Lease, LeaseId
-from ffsuper.store import batch_claims, claim_calls, leases, libraries, outcomes, submissions
+from ffsuper.messages import AttemptId, Candidate, ClaimKind, ExecutionId, Failed, LaneId, Lease, LeaseId, Pick
+from ffsuper.sansio.scan import Place
+from ffsuper.store import batch_claims, claim_calls, leases, libraries, outcomes, scans, submissions
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Part
 
@@ -43,8 +44,15 @@ CONDITION = (
     '"required_signal_names":["approved"],"signal_match_mode":"any","timeout_behavior":"fail"}'
 )
 NOTHING = "#!lua name=nothing\nredis.register_function('nothing', function() end)"
-SUM = ("grant", "claim", "complete")
-TOGETHER = (1, 2, 8)  # claims in one call; each comes with its context
+PICKED = (1, 2, 8)  # executions claimed in one call; each comes with its context
+ONE_BY_ONE = ("record", "grant", "claim", "context", "complete")
+SUMS = {
+    "grant+claim+complete": ("grant", "claim", "complete"),
+    "found to completed": ONE_BY_ONE,
+    **{f"the same, picked {size}": (f"picked, {size}", "complete") for size in PICKED},
+}
+PLACES = [Place(LaneId("idle"), partition) for partition in range(256)]
+LOOKS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +153,11 @@ class Meter:
         """Server CPU of one call, by step."""
         return {step: spent_us / self._calls[step] for step, spent_us in self._spent_us.items()}
 
-    def run(self, step: str, commands: Iterable[Command], size: int = 1) -> list[Any]:
+    def run(self, step: str, commands: Iterable[Command], size: float = 1) -> list[Any]:
         """Run commands of a step, and note what they cost; return their replies.
 
         Args:
-            size: of how many executions each takes care.
+            size: of how many executions each takes care; less than one where an execution takes several.
 
         Raises:
             SystemExit: a call was refused, so that its cost would mean nothing.
@@ -162,9 +170,9 @@ class Meter:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
             replies += pipe.execute()
         self._spent_us[step] += self._cpu_us() - before_us
-        self._calls[step] += len(prepared) * size
-        for reply in replies:
-            if reply is not None and reply[:2] != [1, b"OK"]:
+        self._calls[step] += round(len(prepared) * size)
+        for command, reply in zip(prepared, replies, strict=True):
+            if command[0] == "FCALL" and reply is not None and reply[:2] != [1, b"OK"]:
                 raise SystemExit(f"{step} answered {reply}")
         return replies
 
@@ -187,10 +195,13 @@ def measure_round(client: redis.Redis, calls: int) -> dict[str, float]:
     # So cheap that it takes more calls than the others for the server's clock to say anything.
     meter.run("nothing", repeat(("FCALL", "nothing", 0), 10 * calls))
     meter.run("create", (create(subject) for subject in subjects))
+    meter.run("record", (scans.read_record(subject.lease.execution_id).command for subject in subjects))
     for first in range(0, len(subjects), GRANTED_AT_ONCE):
         some = subjects[first : first + GRANTED_AT_ONCE]
         meter.run("grant", (claim_calls.grant(subject.candidate, WORKER).command for subject in some))
         meter.run("claim", (claim_calls.take(subject.candidate, subject.lease, WORKER).command for subject in some))
+    reads = [claim_calls.context_reads(subject.candidate, subject.lease) for subject in subjects]
+    meter.run("context", (call.command for calls in reads for call in calls), 1 / len(reads[0]))
     meter.run("renew", (leases.renew(subject.lease).command for subject in completed))
     meter.run("complete", (outcomes.complete(subject.lease, instance, PAYLOAD).command for subject in completed))
     meter.run("fail", (outcomes.fail(subject.lease, instance, failure, RETRY_POLICY).command for subject in failed))
@@ -199,22 +210,30 @@ def measure_round(client: redis.Redis, calls: int) -> dict[str, float]:
     meter.run("append", (append(subject) for subject in suspended))
     tokens = [reply[5] for reply in meter.run("suspend", (suspend(subject) for subject in suspended))]
     meter.run("deliver", (deliver(subject, token) for subject, token in zip(suspended, tokens, strict=True)))
-    for size in TOGETHER:
-        claim_together(meter, size, calls)
+    for size in PICKED:
+        client.flushall()  # what was resumed comes first otherwise
+        pick(meter, size, calls)
+    meter.run(
+        "256 pages", (scans.eligible_page(place, scans.PAGE).command for place in PLACES * LOOKS), 1 / len(PLACES)
+    )
+    looks = [scans.look_at([PLACES], ["bench"]).command] * LOOKS
+    meter.run("look at 256", looks)
     return meter.costs_us
 
 
-def claim_together(meter: Meter, size: int, calls: int) -> None:
-    """Take leases of ``calls`` executions, so many in a call."""
+def pick(meter: Meter, size: int, calls: int) -> None:
+    """Take leases of some ``calls`` executions, so many in a call."""
     subjects = [new_subject(number) for number in range(calls)]
     meter.run("create", (create(subject) for subject in subjects))
-    wanted = [claim_calls.Wanted(subject.candidate, subject.lease) for subject in subjects]
-    mates = [wanted[partition::PARTITIONS] for partition in range(PARTITIONS)]
-    groups = [some[first : first + size] for some in mates for first in range(0, len(some) // size * size, size)]
-    replies = meter.run(f"together, {size}", (batch_claims.claim_all(one, WORKER).command for one in groups), size)
-    for answer in (answer for reply in replies for answer in reply[2:]):
-        if answer[0] != 1:
-            raise SystemExit(f"together answered {answer}")
+    offers = [[subject.lease for subject in subjects[partition::PARTITIONS]] for partition in range(PARTITIONS)]
+    commands = [
+        batch_claims.claim_first(Pick(LANE, partition), ["bench"], some[first : first + size], WORKER).command
+        for partition, some in enumerate(offers)
+        for first in range(0, len(some) // size * size, size)
+    ]
+    for reply in meter.run(f"picked, {size}", commands, size):
+        if len(reply) != 2 + size or any(answer[0] != 1 for answer in reply[2:]):
+            raise SystemExit(f"picking answered {reply}")
 
 
 def create(subject: Subject) -> Command:
@@ -273,7 +292,7 @@ def wait_until_it_answers(client: redis.Redis, process: subprocess.Popen[bytes])
 def report(rounds: Sequence[dict[str, float]], calls: int) -> None:
     """Print the table: medians over the rounds, with the lowest and the highest."""
     for costs in rounds:
-        costs["+".join(SUM)] = sum(costs[step] for step in SUM)
+        costs.update({name: sum(costs[step] for step in steps) for name, steps in SUMS.items()})
     print(f"server CPU per call, {len(rounds)} rounds of at least {calls} calls a step, pipelines of {PIPELINE}")
     print(f"{'':22}{'us':>8}{'lowest':>8}{'highest':>8}{'x nothing':>11}{'lowest':>8}{'highest':>8}")
     for step in rounds[0]:

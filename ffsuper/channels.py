@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ffsuper.messages import Candidate, Claim, Delivered, ExecutionId, Lease, LeaseId, Outcome
+from ffsuper.messages import Candidate, Claim, Delivered, ExecutionId, Lease, LeaseId, Outcome, Pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Candidates:
         read_at_s: local clock when it was read; old ones are likely to be taken by now.
     """
 
-    found: tuple[Candidate, ...]
+    found: tuple[Candidate | Pick, ...]
     read_at_s: float
 
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 import trio
 from trio_util import move_on_when
@@ -22,22 +23,25 @@ from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
 from ffsuper.clock import boottime_s
-from ffsuper.config import Config
+from ffsuper.config import Config, LeaseConfig
 from ffsuper.grants import Grants, open_grants
-from ffsuper.messages import Candidate, LaneId, Offer
+from ffsuper.messages import LaneId, Offer
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.partition import PartitionCounts, scan_seed
 from ffsuper.sansio.pulse import Pulses
 from ffsuper.sansio.scan import ScanOrder
-from ffsuper.store.announcements import LEASE_ENDS, open_announcements
+from ffsuper.store.announcements import LEASE_ENDS, open_announcements, open_wake_ups
 from ffsuper.store.claims import Identity
-from ffsuper.store.store import Store, open_store
+from ffsuper.store.finds import Finds
+from ffsuper.store.store import Store, announces_eligible, open_store
 from ffsuper.store.takeovers import Taker
 
 LOG = logging.getLogger(__name__)
 
-# Less than any lease lasts, so that the reclaimer knows of each before it ends.
-RECLAIM_INTERVAL_S = 0.8
+# Between two looks for leases that have ended, as a share of our own: less than any lease lasts, so that the
+# reclaimer knows of each before it ends.
+RECLAIM_SHARE = 0.1
+RECLAIM_INTERVAL_S = (0.8, 3.0)
 # What a hard stop may take: the kills, their confirmation, the hand-back.
 HAND_BACK_S = 10.0
 
@@ -64,7 +68,8 @@ async def open_line(
     ):
         first_child = await fork_server.spawn()
         check_handlers(first_child, config.children)
-        yield Line(config, counts, pulses, ledger, seats, store, grants, fork_server, first_child)
+        is_told = await trio.to_thread.run_sync(announces_eligible, config.store)
+        yield Line(config, counts, pulses, ledger, seats, store, grants, fork_server, first_child, is_told)
 
 
 class Line:
@@ -87,6 +92,7 @@ class Line:
         grants: Grants | None,
         fork_server: ForkServer,
         first_child: Child,
+        is_told: bool,
     ) -> None:
         self.offer = offer_of(config, first_child)
         self.working = trio.CancelScope()
@@ -101,6 +107,7 @@ class Line:
         self._grants = grants
         self._fork_server = fork_server
         self._first_child: Child | None = first_child
+        self._is_told = is_told
         self._retired = trio.Event()
 
     def retire(self) -> None:
@@ -150,6 +157,7 @@ class Line:
                             *(self.store.claims, candidates_receive.clone(), slots_receive),
                             *(leases_send.clone(), boottime_s, self._pulses),
                             demands_send.clone() if self._grants else None,
+                            self._wanted_kinds(),
                         )
                         workers.start_soon(self._seek, demands_receive, candidates_send)
             except BaseException:
@@ -197,17 +205,16 @@ class Line:
             finally:
                 self._seats.release()
 
+    def _wanted_kinds(self) -> tuple[str, ...]:
+        """Return the kinds that are taken on; none for any kind."""
+        return () if self._config.claim.unknown_kind == "fail" else self.offer.kinds
+
     async def _seek(
         self, demands: trio.MemoryReceiveChannel[Demand], candidates: trio.MemorySendChannel[Candidates]
     ) -> None:
         """Find work until retired."""
-        lanes, kinds = self.offer.lanes, set(self.offer.kinds)
-        takes_all = self._config.claim.unknown_kind == "fail"
-        taker = Taker(lanes, self.offer.capabilities, () if takes_all else self.offer.kinds)
-
-        def wanted(candidate: Candidate) -> bool:
-            return takes_all or candidate.execution_kind in kinds
-
+        lanes, kinds = self.offer.lanes, self._wanted_kinds()
+        taker = Taker(lanes, self.offer.capabilities, kinds)
         async with demands, candidates, trio.open_nursery() as askers, trio.open_nursery() as seekers:
             seed = scan_seed(self._config.worker.instance_id, self._counts.flow)
             poll_interval_s = self._config.claim.poll_interval_ms / 1000
@@ -219,14 +226,17 @@ class Line:
                     *(self._retired, boottime_s, self._pulses),
                 )
             else:
+                wake_ups = partial(open_wake_ups, self._config.store, lanes) if self._is_told else None
                 seekers.start_soon(
                     scanner.run,
-                    *(self.store.scans, ScanOrder(lanes, self._counts.flow, seed), wanted, poll_interval_s),
-                    *(candidates.clone(), boottime_s, self._pulses),
+                    Finds(self.store.scans, self.store.claims, kinds),
+                    ScanOrder(lanes, self._counts.flow, seed),
+                    wake_ups,
+                    *(poll_interval_s, candidates.clone(), boottime_s, self._pulses),
                 )
             seekers.start_soon(
                 reclaimer.run,
-                *(self.store.takeovers, taker, range(self._counts.flow), RECLAIM_INTERVAL_S),
+                *(self.store.takeovers, taker, range(self._counts.flow), reclaim_interval_s(self._config.lease)),
                 *(candidates.clone(), boottime_s, self._pulses),
             )
             await self._retired.wait()
@@ -237,6 +247,12 @@ async def within(scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *
     """Run an actor that is to end by itself when all others of its kind have ended."""
     with scope:
         await run(*args)
+
+
+def reclaim_interval_s(lease: LeaseConfig) -> float:
+    """Return how often to look for leases that have ended, at least."""
+    shortest_s, longest_s = RECLAIM_INTERVAL_S
+    return min(longest_s, max(shortest_s, lease.ttl_ms / 1000 * RECLAIM_SHARE))
 
 
 def offer_of(config: Config, child: Child) -> Offer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NewType
+from typing import ClassVar, NewType
 
 ExecutionId = NewType("ExecutionId", str)
 LaneId = NewType("LaneId", str)
@@ -46,6 +46,17 @@ class Candidate:
     execution_kind: str
     attempt_index: int = 0
     is_granted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Whichever execution the store picks: the first at a place, behind so many members of its eligible index."""
+
+    is_granted: ClassVar[bool] = False  # as a candidate that no server has issued a grant for
+
+    lane: LaneId
+    partition: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

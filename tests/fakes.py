@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from ffsuper.channels import Candidates
 from ffsuper.errors import (
     LeaseLostError,
     OutcomeUnknownError,
@@ -31,6 +32,7 @@ from ffsuper.messages import (
     Lease,
     LeaseId,
     Outcome,
+    Pick,
     Progress,
     ReceivedSignal,
     ReportUsage,
@@ -50,7 +52,7 @@ from ffsuper.store.looks import Due, First, Index, Looks
 from ffsuper.store.outcomes import RELEASED_AS, Outcomes
 from ffsuper.store.presence import Presence
 from ffsuper.store.replies import Call, Part
-from ffsuper.store.scans import Scans
+from ffsuper.store.scans import PAGE, Scans, Waiting
 from ffsuper.store.sweeps import Page, Sweeps
 from ffsuper.store.takeovers import Expired, Takeovers, Taker
 
@@ -99,6 +101,7 @@ class FakeStore:
         damaged: indexes that a look finds to be something else.
         lanes: those that workers have served.
         signals_at_hand: signals that have come before the next suspension.
+        picks: the store picks executions by itself.
     """
 
     def __init__(self, lease_ttl_s: float = 30.0) -> None:
@@ -108,6 +111,7 @@ class FakeStore:
         self.order = b""
         self.capabilities: str | None = None
         self.away = False
+        self.picks = False
         self.lose_replies = 0
         self.away_after_loss = False
         self.signals_at_hand: tuple[ReceivedSignal, ...] = ()
@@ -130,6 +134,11 @@ class FakeStore:
         execution_id = ExecutionId(f"{{fp:0}}:00000000-0000-0000-0000-{number:012}")
         self.records[execution_id] = Record(execution_id, kind, payload)
         return execution_id
+
+    def waiting(self, place: Place) -> list[Record]:
+        """Return what waits at a place; all executions are in partition 0."""
+        waiting = [one for one in self.records.values() if one.state == "waiting" and one.lane == place.lane]
+        return waiting if place.partition == 0 else []
 
     async def reach(self, what: str) -> None:
         """Every call passes here."""
@@ -167,14 +176,26 @@ class FakeScans(Scans):
         await self._store.reach("eligible")
         pages = []
         for place in places:
-            members = [
-                one
-                for one in self._store.records.values()
-                if one.state == "waiting" and one.lane == place.lane and place.partition == 0
-            ][place.offset : place.offset + page]
+            members = self._store.waiting(place)[place.offset : place.offset + page]
             shown = [one for one in members if one.id not in skip]
             pages.append(scans.Page(len(members), len(members) - len(shown), tuple(map(candidate, shown))))
         return pages
+
+    async def waiting(self, places: Sequence[Place], kinds: Collection[str]) -> list[Waiting]:
+        await self._store.reach("waiting")
+        found = []
+        for place in places:
+            page = self._store.waiting(place)[place.offset : place.offset + PAGE]
+            ours = [position for position, one in enumerate(page) if not kinds or one.kind in kinds]
+            skipped = ours[0] if ours else len(page)
+            if page:
+                found.append(Waiting(place, len(page), skipped, page[skipped].id if ours else None))
+        return found
+
+
+def named(offered: Candidates) -> list[Candidate]:
+    """Return what was offered by name."""
+    return [one for one in offered.found if isinstance(one, Candidate)]
 
 
 def candidate(record: Record) -> Candidate:
@@ -190,12 +211,25 @@ class FakeClaims(Claims):
         self._store = store
         self._leases = 0
 
-    async def claim(self, candidates: Sequence[Candidate]) -> list[Claim | StoreError]:
+    @property
+    def picks(self) -> bool:
+        return self._store.picks
+
+    async def claim(
+        self, chosen: Sequence[Candidate | Pick], kinds: Collection[str] = ()
+    ) -> list[Claim | StoreError]:
         try:
-            await self._store.reach(f"claim {len(candidates)}")
+            await self._store.reach(f"claim {len(chosen)}")
         except StoreUnavailableError as error:
-            return [error for _ in candidates]
-        return [self._claim_one(one) for one in candidates]
+            return [error for _ in chosen]
+        return [self._claim_picked(one, kinds) if isinstance(one, Pick) else self._claim_one(one) for one in chosen]
+
+    def _claim_picked(self, pick: Pick, kinds: Collection[str]) -> Claim | StoreError:
+        waiting = self._store.waiting(Place(pick.lane, pick.partition))
+        for one in waiting[pick.offset :]:
+            if not kinds or one.kind in kinds:
+                return self._claim_one(candidate(one))
+        return RefusedError("ffsuper_claim", "nothing_left")
 
     def _claim_one(self, wanted: Candidate) -> Claim | StoreError:
         record = self._store.records[wanted.execution_id]
@@ -230,6 +264,7 @@ class FakeClaims(Claims):
             await self._store.reach("look_up")
         except StoreUnavailableError:
             return doubt
+        assert isinstance(doubt.candidate, Candidate)
         record = self._store.records[doubt.candidate.execution_id]
         if record.lease_id != doubt.lease.lease_id or record.state != "active":
             return RefusedError("fake", "not_carried_out")
@@ -268,8 +303,9 @@ class FakeOutcomes(Outcomes):
                 record.state, record.result, reason = "completed", result, "completed"
             case Failed():
                 record.state, record.failure, reason = "failed", outcome, "failed_terminal"
-            case Deferred():
-                record.state, record.interrupted, reason = "delayed", True, "worker_delay"
+            case Deferred(until_ms):
+                record.state, record.interrupted = "delayed" if until_ms > 0 else "waiting", True
+                reason = "worker_delay"
             case Suspended() if self._store.signals_at_hand:
                 signals, self._store.signals_at_hand = self._store.signals_at_hand, ()
                 return signals

@@ -54,10 +54,14 @@ class Attempt:
 
     Attributes:
         lease_id: of the lease that it is made under.
+        kind: of the execution.
+        look_s: when to call ``look`` next.
     """
 
     def __init__(self, nest: Nest, child: Child, claim: Claim, attempts: Attempts, pulse: Pulse) -> None:
         self.lease_id = claim.lease.lease_id
+        self.kind = claim.execution_kind
+        self.look_s = math.inf
         self._nest = nest
         self._child = child
         self._claim = claim
@@ -76,8 +80,12 @@ class Attempt:
             deadline_s(claim),
         )
 
-    async def run(self, traceparent: str) -> Outcome | None:
-        """Run the handler; return what it came to, or None when the lease ended first."""
+    async def run(self, traceparent: str, look: Callable[[], None]) -> Outcome | None:
+        """Run the handler; return what it came to, or None when the lease ended first.
+
+        Args:
+            look: called at ``look_s``, which it sets anew.
+        """
         if not self._is_registered:
             told_kind = f"no handler is registered for kind {self._claim.execution_kind!r}"
             return Failed(told_kind, "unknown_kind", retryable=False)
@@ -87,7 +95,7 @@ class Attempt:
                 frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
                 with self._pulse.resting:  # a large payload goes as quickly as the child takes it
                     await self._child.send(start_message(number, self._claim, traceparent))
-                outcome = await self._converse(number, inbox, frames)
+                outcome = await self._converse(number, inbox, frames, look)
         finally:
             inbox.close()
             self._nest.close_task(number)
@@ -106,14 +114,16 @@ class Attempt:
         self._ladder.interrupt(trio.current_time(), reason, grace_s)
         self._wake.up()
 
-    async def _converse(self, number: int, inbox: trio.MemoryReceiveChannel[FromTask], frames: Frames) -> Outcome:
+    async def _converse(
+        self, number: int, inbox: trio.MemoryReceiveChannel[FromTask], frames: Frames, look: Callable[[], None]
+    ) -> Outcome:
         """Hear what the handler says, and serve what it asks for, until it has come to an outcome."""
         ladder, wake, resting = self._ladder, self._wake, self._pulse.resting
         began_ms = int(time.time() * 1000)
         while True:
             message: FromTask | None = None
             has_died = False
-            with resting, wake.moment(ladder.next_s):
+            with resting, wake.moment(min(ladder.next_s, self.look_s)):
                 try:
                     message = await inbox.receive()
                 except trio.EndOfChannel:
@@ -136,6 +146,8 @@ class Attempt:
                         await frames.put(message)
                 case ReportUsage() | CreateWaitpoint():
                     await frames.helpers.start(self._answer, message)
+            if self.look_s <= trio.current_time():
+                look()
             if ladder.next_s <= trio.current_time():
                 self._take(ladder.take(trio.current_time()), number)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 
 import trio
 
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot, Track
-from ffsuper.errors import RefusedError, StoreError
-from ffsuper.messages import Candidate, Claim
+from ffsuper.errors import LibraryMissingError, RefusedError, StoreError
+from ffsuper.messages import Candidate, Claim, Pick
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.claims import ClaimDoubtError, Claims
 from ffsuper.store.outage import STORE_AWAY, Outage
@@ -37,6 +37,7 @@ async def run(
     now_s: Callable[[], float],
     pulses: Pulses,
     demands: trio.MemorySendChannel[Demand] | None = None,
+    kinds: Collection[str] = (),
 ) -> None:
     """Claim executions for offered slots; return when ``slots`` or ``candidates`` closes.
 
@@ -45,17 +46,24 @@ async def run(
     Args:
         leases: has room for any number of messages.
         demands: where candidates come only when they are asked for; has room for any number of messages.
+        kinds: of executions that the store may pick; none for any kind.
     """
     desk = Desk(FreshCandidates(candidates, now_s), slots, Wishes(demands))
     try:
         async with candidates, leases, demands or nullcontext(), trio.open_nursery() as hands:
             for _ in range(HANDS):
-                hands.start_soon(claim_on, claims, desk, leases, pulses)
+                hands.start_soon(claim_on, claims, kinds, desk, leases, pulses)
     finally:
         desk.close()
 
 
-async def claim_on(claims: Claims, desk: Desk, leases: trio.MemorySendChannel[LeaseNews], pulses: Pulses) -> None:
+async def claim_on(
+    claims: Claims,
+    kinds: Collection[str],
+    desk: Desk,
+    leases: trio.MemorySendChannel[LeaseNews],
+    pulses: Pulses,
+) -> None:
     """Claim, one call after the other, until there is nothing more to claim or to claim for."""
     outage = Outage(LOG)
     async with pulses.open("claimer") as pulse:
@@ -66,7 +74,7 @@ async def claim_on(claims: Claims, desk: Desk, leases: trio.MemorySendChannel[Le
             except trio.EndOfChannel:
                 return
             try:
-                await claim_for(claims, chosen, slots, leases, outage, pulse)
+                await claim_for(claims, kinds, chosen, slots, leases, outage, pulse)
             finally:
                 desk.put_back(slots)
 
@@ -82,7 +90,7 @@ class Desk:
         self._turn = trio.Lock()
         self._lacks_slots = False
 
-    async def take(self) -> tuple[list[Candidate], list[Slot]]:
+    async def take(self) -> tuple[list[Candidate | Pick], list[Slot]]:
         """Wait for at least one of each; return as many slots as candidates.
 
         Raises:
@@ -104,7 +112,7 @@ class Desk:
         """Take slots back for which there was nothing after all."""
         self._held += slots
         if self._held and self._lacks_slots:
-            self._held.pop().assignments.send_nowait(None)  # it is offered again, which wakes who waits for one
+            give_back(self._held.pop())  # it is offered again, which wakes who waits for one
 
     def close(self) -> None:
         """Take no more slots, and give those back that nothing came for."""
@@ -114,8 +122,14 @@ class Desk:
                 self._held.append(self._slots.receive_nowait())
         self._slots.close()
         for unused in self._held:
-            unused.assignments.send_nowait(None)
+            give_back(unused)
         self._held = []
+
+
+def give_back(slot: Slot) -> None:
+    """Say that nothing came for a slot."""
+    with suppress(trio.BrokenResourceError):  # its executor has ended by a hard stop
+        slot.assignments.send_nowait(None)
 
 
 def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:
@@ -142,7 +156,7 @@ class Wishes:
                 self._demands.send_nowait(Demand(waiting - self._told))
             self._told = waiting
 
-    def take(self, held: int, chosen: Sequence[Candidate]) -> None:
+    def take(self, held: int, chosen: Sequence[Candidate | Pick]) -> None:
         """Count the slots for which there is something now. Of what it granted the asker knows."""
         self._told -= sum(one.is_granted for one in chosen)
         self.tell(held - len(chosen))
@@ -154,10 +168,10 @@ class FreshCandidates:
     def __init__(self, candidates: trio.MemoryReceiveChannel[Candidates], now_s: Callable[[], float]) -> None:
         self._candidates = candidates
         self._now_s = now_s
-        self._left: deque[Candidate] = deque()
+        self._left: deque[Candidate | Pick] = deque()
         self._read_at_s = 0.0
 
-    async def take(self, count: int) -> list[Candidate]:
+    async def take(self, count: int) -> list[Candidate | Pick]:
         """Wait for at least one candidate and return up to ``count``.
 
         Raises:
@@ -180,7 +194,8 @@ class FreshCandidates:
 
 async def claim_for(
     claims: Claims,
-    chosen: list[Candidate],
+    kinds: Collection[str],
+    chosen: Sequence[Candidate | Pick],
     held: list[Slot],
     leases: trio.MemorySendChannel[LeaseNews],
     outage: Outage,
@@ -188,7 +203,7 @@ async def claim_for(
 ) -> None:
     """Claim, and hand each claim to one of the held slots, which are used up in doing so."""
     doubts: list[ClaimDoubtError] = []
-    for candidate, result in zip(chosen, await claims.claim(chosen), strict=True):
+    for candidate, result in zip(chosen, await claims.claim(chosen, kinds), strict=True):
         match result:
             case Claim():
                 outage.over()
@@ -197,15 +212,17 @@ async def claim_for(
                 doubts.append(result)
             case RefusedError() if candidate.is_granted:
                 outage.over()
-                LOG.warning("grant refused", extra={"execution": candidate.execution_id, "code": result.code})
+                LOG.warning("grant refused", extra={**told(candidate), "code": result.code})
                 await trio.sleep(REFUSED_GRANT_PAUSE_S)
             case RefusedError():
                 outage.over()
-                LOG.debug("not claimed", extra={"execution": candidate.execution_id, "code": result.code})
+                LOG.debug("not claimed", extra={**told(candidate), "code": result.code})
+            case LibraryMissingError():
+                outage.over()  # it is being loaded, or the scanner will name candidates from now on
             case StoreError() if isinstance(result, STORE_AWAY):
                 await outage.wait(result)
             case StoreError():
-                LOG.error("claim failed", extra={"execution": candidate.execution_id, "error": result})
+                LOG.error("claim failed", extra={**told(candidate), "error": result})
     for doubt in doubts:
         claim = await resolve(claims, doubt, outage, pulse)
         if claim is not None:
@@ -231,7 +248,14 @@ async def resolve(claims: Claims, doubt: ClaimDoubtError, outage: Outage, pulse:
 def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) -> None:
     """Have the lease renewed, and send the claim to the child behind the slot."""
     lease = claim.lease
-    told = {"execution": lease.execution_id, "attempt": lease.attempt_index}
-    LOG.info("claimed", extra={**told, "kind": claim.execution_kind, "lane": lease.lane})
+    about = {"execution": lease.execution_id, "attempt": lease.attempt_index}
+    LOG.info("claimed", extra={**about, "kind": claim.execution_kind, "lane": lease.lane})
     leases.send_nowait(Track(lease, slot.lease_ends))
     slot.assignments.send_nowait(claim)
+
+
+def told(chosen: Candidate | Pick) -> dict[str, object]:
+    """Return what the log says of what could not be claimed."""
+    if isinstance(chosen, Pick):
+        return {"lane": chosen.lane, "partition": chosen.partition}
+    return {"execution": chosen.execution_id}

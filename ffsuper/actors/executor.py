@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
@@ -23,6 +25,7 @@ from ffsuper.config import ChildrenConfig
 from ffsuper.messages import Claim, Delivered, Outcome, Suspended
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.pulse import Pulse, Pulses
+from ffsuper.sansio.run_times import SHORT_S, RunTimes
 from ffsuper.store.attempts import Attempts
 from ffsuper.store.delivery import HANDED_BACK, LOST, deliver
 from ffsuper.store.outcomes import Outcomes
@@ -32,6 +35,8 @@ LOG = logging.getLogger(__name__)
 # What a hard stop may take until the child is seen dead.
 KILL_S = 5.0
 CLOSE_S = 5.0
+# More than can be on their way for one slot.
+ENDS_KEPT = 8
 
 
 async def run(
@@ -66,11 +71,12 @@ async def run(
     async with slots, finished, trio.open_nursery() as background:
         nest = Nest(fork_server, settings, first_child, background, ledger)
         background.start_soon(tell_drain, nest, draining)
+        run_times = RunTimes()
         try:
             async with trio.open_nursery() as served:
                 for _ in range(settings.tasks_per_process):
-                    slot = ServedSlot(nest, outcomes, attempts, finished, margin_s, ledger)
-                    served.start_soon(slot.serve, slots, retired, pulses)
+                    slot = ServedSlot(nest, outcomes, attempts, slots, finished, run_times, margin_s, ledger)
+                    served.start_soon(slot.serve, retired, pulses)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                 await nest.close()
@@ -84,58 +90,105 @@ async def tell_drain(nest: Nest, draining: trio.Event) -> None:
 
 
 class ServedSlot:
-    """One slot of the child."""
+    """One slot of the child.
+
+    While a handler runs whose kind has been short of late, the slot is offered already, so that the next execution is
+    there when the child is free. Should the handler take longer after all, that execution is handed back.
+    """
 
     def __init__(
         self,
         nest: Nest,
         outcomes: Outcomes,
         attempts: Attempts,
+        slots: trio.MemorySendChannel[Slot],
         finished: trio.MemorySendChannel[Finished],
+        run_times: RunTimes,
         margin_s: float,
         ledger: Ledger,
     ) -> None:
         self._nest = nest
         self._outcomes = outcomes
         self._attempts = attempts
+        self._slots = slots
         self._finished = finished
+        self._run_times = run_times
         self._margin_s = margin_s
         self._ledger = ledger
-        self._attempt: Attempt | None = None
-        self._last_end: LeaseEnd | None = None
-
-    async def serve(self, slots: trio.MemorySendChannel[Slot], retired: trio.Event, pulses: Pulses) -> None:
-        """Run executions, one after the other."""
         # Who takes the slot answers once.
-        assignments_send, assignments = trio.open_memory_channel[Claim | None](1)
+        assignments, self._assignments = trio.open_memory_channel[Claim | None](1)
         # A message for a lease at most; the renewer never waits for an executor.
-        ends_send, ends = trio.open_memory_channel[LeaseEnd](math.inf)
-        slot = Slot(assignments_send, ends_send)
-        async with pulses.open("executor") as pulse, assignments, ends, trio.open_nursery() as watching:
-            watching.start_soon(self._watch_leases, ends)
+        lease_ends, self._lease_ends = trio.open_memory_channel[LeaseEnd](math.inf)
+        self._slot = Slot(assignments, lease_ends)
+        self._is_offered = False
+        self._attempt: Attempt | None = None
+        # Leases that ended before their attempts began; those of attempts that have ended are soon forgotten.
+        self._ended: deque[LeaseEnd] = deque(maxlen=ENDS_KEPT)
+
+    async def serve(self, retired: trio.Event, pulses: Pulses) -> None:
+        """Run executions, one after the other."""
+        async with pulses.open("executor") as pulse, self._lease_ends, trio.open_nursery() as watching:
+            watching.start_soon(self._watch_leases)
+            try:
+                while (claim := await self._assigned(retired, pulse)) is not None:
+                    await self._execute(claim, pulse)
+            finally:
+                self._hand_back_assigned()
+                self._assignments.close()
+                watching.cancel_scope.cancel()
+
+    async def _assigned(self, retired: trio.Event, pulse: Pulse) -> Claim | None:
+        """Wait until somebody takes the slot and fills it; None when that will not happen any more."""
+        with pulse.resting:
             while True:
-                with pulse.resting:
+                if not self._is_offered:
                     if not self._nest.is_ready():
                         async with move_on_when(retired.wait) as making:
                             await self._nest.ready_child()
                         if making.cancelled_caught:
-                            break
-                    try:
-                        slots.send_nowait(slot)
-                    except trio.BrokenResourceError:
-                        break
-                    claim = await assignments.receive()
+                            return None
+                    if not self._offer():
+                        return None
+                claim = await self._assignments.receive()
+                self._is_offered = False
                 if claim is not None:
-                    await self._execute(claim, pulse)
-            watching.cancel_scope.cancel()
+                    return claim
 
-    async def _watch_leases(self, ends: trio.MemoryReceiveChannel[LeaseEnd]) -> None:
+    def _may_claim_ahead(self, claim: Claim) -> bool:
+        return self._nest.settings.tasks_per_process == 1 and self._run_times.are_short(claim.execution_kind)
+
+    def _offer(self) -> bool:
+        """Offer the slot; tell whether there is somebody to take it."""
+        try:
+            self._slots.send_nowait(self._slot)
+        except trio.BrokenResourceError:
+            return False
+        self._is_offered = True
+        return True
+
+    def _hand_back_assigned(self) -> None:
+        """Hand back what the slot was filled with, if it was."""
+        with suppress(trio.WouldBlock):
+            claim = self._assignments.receive_nowait()
+            self._is_offered = False
+            if claim is not None:
+                self._finished.send_nowait(Finished(claim, HANDED_BACK, {}))
+
+    def _look_after_assigned(self) -> None:
+        """Let nothing wait long behind the handler that runs."""
+        assert self._attempt is not None
+        self._run_times.note(self._attempt.kind, math.inf)
+        self._hand_back_assigned()
+        self._attempt.look_s = trio.current_time() + SHORT_S if self._is_offered else math.inf
+
+    async def _watch_leases(self) -> None:
         """Tell the attempt when its lease ends, whether it has begun or not."""
-        async for end in ends:
-            self._last_end = end
+        async for end in self._lease_ends:
             self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
             if self._attempt is not None and self._attempt.lease_id == end.lease_id:
                 self._attempt.lease_ended(end, self._margin_s)
+            else:
+                self._ended.append(end)
 
     async def _execute(self, claim: Claim, pulse: Pulse) -> None:
         """Run one execution, and hand on what becomes of it."""
@@ -170,11 +223,18 @@ class ServedSlot:
         self._ledger.began(claim, child.pid, began_s)
         about["child"] = child.pid
         self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse)
-        if self._last_end is not None and self._last_end.lease_id == claim.lease.lease_id:
-            self._attempt.lease_ended(self._last_end, self._margin_s)
+        for end in self._ended:
+            if end.lease_id == claim.lease.lease_id:
+                self._attempt.lease_ended(end, self._margin_s)
+        if self._is_offered or (self._may_claim_ahead(claim) and self._offer()):
+            self._attempt.look_s = began_s + SHORT_S
         try:
-            outcome = await self._attempt.run(self._ledger.traceparent(claim.lease.lease_id))
+            outcome = await self._attempt.run(
+                self._ledger.traceparent(claim.lease.lease_id), self._look_after_assigned
+            )
         finally:
             self._attempt = None
-        about["seconds"] = round(trio.current_time() - began_s, 3)
+        took_s = trio.current_time() - began_s
+        self._run_times.note(claim.execution_kind, took_s)
+        about["seconds"] = round(took_s, 3)
         return LOST if outcome is None else outcome

@@ -1,4 +1,8 @@
-"""Keeps all leases of this process alive, and says when one must not be acted on any more."""
+"""Keeps all leases of this process alive, and says when one must not be acted on.
+
+Renewals are asked for in exchanges with the store that know nothing of one another: while one is slow, others begin
+and end, news is heard, and a lease is given up at its deadline whatever it waits for.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
@@ -23,6 +27,8 @@ LOG = logging.getLogger(__name__)
 LONGEST_NAP_S = 0.5
 # A renewal that got no answer is tried again after this share of the lease length.
 RETRY_SHARE = 1 / 20
+# Some milliseconds of the store's and of our time; the first do not wait for the last.
+RENEWALS_PER_EXCHANGE = 500
 
 
 async def run(
@@ -40,47 +46,77 @@ async def run(
     Args:
         now_s: the local clock that leases are judged by.
     """
-    held = HeldLeases(margin_s)
-    async with news, pulses.open("lease_renewer") as pulse:
+    held = HeldLeases(news, margin_s)
+    async with news, pulses.open("lease_renewer") as pulse, trio.open_nursery() as exchanges:
         while True:
-            with pulse.resting, trio.move_on_after(nap_until(held.book.next_event_s(), now_s())):
+            event_s = held.book.next_event_s()
+            with pulse.resting, trio.move_on_after(nap_until(event_s, now_s())) as held.nap:
                 try:
-                    held.note(await news.receive())
+                    await held.hear(event_s)
                 except trio.EndOfChannel:
+                    exchanges.cancel_scope.cancel()
                     return
-                continue
-            for lease in held.book.past_deadline(now_s()):
-                held.give_up(lease, LeaseEnd("local_deadline", has_ended=False))
-            await renew_due(leases, held, now_s)
+            held.hear_gathered()
+            for lease in held.book.take_overdue(now_s()):
+                held.give_up(lease, LeaseEnd(lease.lease_id, "local_deadline", has_ended=False))
+            for due in exchange_by_exchange(held.book.take_due(now_s())):
+                exchanges.start_soon(renew, leases, held, due, now_s, pulses)
+                await trio.lowlevel.checkpoint()  # so many take a while to be sent
 
 
-async def renew_due(leases: Leases, held: HeldLeases, now_s: Callable[[], float]) -> None:
-    """Renew what is due, waiting for the store no longer than the earliest deadline allows."""
+async def renew(
+    leases: Leases, held: HeldLeases, due: Sequence[Lease], now_s: Callable[[], float], pulses: Pulses
+) -> None:
+    """Renew leases in one exchange with the store. An answer that comes after their deadlines changes nothing."""
+    held.hear_gathered()
+    due = [lease for lease in due if lease.lease_id in held.book]
     asked_at_s = now_s()
-    due = held.book.due(asked_at_s)
-    deadline_s = held.book.next_deadline_s()
-    if not due or deadline_s is None:
-        return
-    results = await leases.renew(due, max(0.0, deadline_s - asked_at_s))
+    async with pulses.open("lease_renewer"):
+        results = await leases.renew(due)
+    # One pause for all of them, so that they stay together.
+    retry_share = RETRY_SHARE * (0.5 + random.random())
+    held.hear_gathered()  # who was released meanwhile has lost nothing
     for lease, result in zip(due, results, strict=True):
         match result:
             case None:
                 held.book.renewed(lease.lease_id, asked_at_s)
             case LeaseLostError() | ExecutionNotFoundError():
-                held.give_up(lease, LeaseEnd(result.code, has_ended(result)))
+                held.give_up(lease, LeaseEnd(lease.lease_id, result.code, has_ended(result)))
             case StoreError():
-                pause_s = lease.ttl_ms / 1000 * RETRY_SHARE * (0.5 + random.random())
-                held.book.postpone(lease.lease_id, now_s() + pause_s)
+                held.book.postpone(lease.lease_id, now_s() + lease.ttl_ms / 1000 * retry_share)
+    held.nap.cancel()  # they may be due before anything else
 
 
 class HeldLeases:
-    """The leases and whom to tell about the end of each."""
+    """The leases, what is told about them, and whom to tell about the end of each.
 
-    def __init__(self, margin_s: float) -> None:
+    Attributes:
+        nap: what the renewer waits in; to be cancelled when something may be due earlier than it was.
+    """
+
+    def __init__(self, news: trio.MemoryReceiveChannel[LeaseNews], margin_s: float) -> None:
         self.book = LeaseBook(margin_s)
+        self.nap = trio.CancelScope()
+        self._news = news
         self._ends: dict[LeaseId, trio.MemorySendChannel[LeaseEnd]] = {}
 
-    def note(self, message: LeaseNews) -> None:
+    async def hear(self, event_s: float) -> None:
+        """Take note of news until something is due earlier than at ``event_s``.
+
+        Raises:
+            trio.EndOfChannel: there will be none.
+        """
+        while self.book.next_event_s() >= event_s:
+            self._note(await self._news.receive())
+            self.hear_gathered()
+
+    def hear_gathered(self) -> None:
+        """Take note of the news that there is already."""
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._note(self._news.receive_nowait())
+
+    def _note(self, message: LeaseNews) -> None:
         """Begin or cease to care for a lease."""
         match message:
             case Track(lease, lease_end):
@@ -92,17 +128,28 @@ class HeldLeases:
                 self.book.hasten(execution_id)
 
     def give_up(self, lease: Lease, end: LeaseEnd) -> None:
-        """Tell the executor that the lease is over."""
+        """Tell the executor that the lease is over, unless it has released it."""
+        lease_end = self._ends.get(lease.lease_id)
+        if lease_end is None:
+            return
         told = {"execution": lease.execution_id, "attempt": lease.attempt_index, "code": end.code}
         LOG.warning("lease lost", extra=told)
-        with contextlib.suppress(trio.BrokenResourceError):  # its executor has just finished with it
-            self._ends[lease.lease_id].send_nowait(end)
+        # Its executor may have ended.
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            lease_end.send_nowait(end)
         self._forget(lease.lease_id)
 
     def _forget(self, lease_id: LeaseId) -> None:
         self.book.release(lease_id)
-        if (end := self._ends.pop(lease_id, None)) is not None:
-            end.close()
+        self._ends.pop(lease_id, None)
+
+
+def exchange_by_exchange(due: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
+    """Yield leases in numbers for one exchange each, those of a partition side by side."""
+    if len(due) > RENEWALS_PER_EXCHANGE:
+        due = sorted(due, key=lambda lease: lease.execution_id)  # which begins with the partition
+    for start in range(0, len(due), RENEWALS_PER_EXCHANGE):
+        yield due[start : start + RENEWALS_PER_EXCHANGE]
 
 
 def has_ended(refusal: RefusedError) -> bool:
@@ -113,8 +160,6 @@ def has_ended(refusal: RefusedError) -> bool:
     )
 
 
-def nap_until(event_s: float | None, now_s: float) -> float:
+def nap_until(event_s: float, now_s: float) -> float:
     """Return how long nothing needs to be done, as far as is known."""
-    if event_s is None:
-        return math.inf
-    return min(max(event_s - now_s, 0), LONGEST_NAP_S)
+    return min(max(event_s - now_s, 0), LONGEST_NAP_S if math.isfinite(event_s) else math.inf)

@@ -1,81 +1,183 @@
-"""Finds executions that this worker could claim."""
+"""Finds what this worker could claim, and waits to be woken where there is nothing.
+
+    seeking: look at place after place, and offer what is there --a whole round found nothing--> listening
+    listening: look where the store says that there is something --the claimer is busy--> seeking
+
+While there is more to do than slots to do it in, announcements would only cost; while there is nothing to do, looks
+would. Without announcements, as from libraries that are not ours, listening is a pause.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
 from ffsuper.channels import Candidates
-from ffsuper.messages import Candidate, ExecutionId
-from ffsuper.sansio.pulse import Pulses
+from ffsuper.messages import ExecutionId, LaneId
+from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.scan import Place, ScanOrder
+from ffsuper.store.finds import Find, Finds
 from ffsuper.store.outage import STORE_AWAY, Outage
-from ffsuper.store.scans import Page, Scans
+from ffsuper.store.scans import PAGE
 
 LOG = logging.getLogger(__name__)
 
-# Some claimers' worth of candidates, few enough to be claimed while they are fresh.
-PAGE = 32
-# What was sent to a claimer is not sent again for this long: it is being claimed, or was refused.
+# What was offered is not offered again for this long: it is being claimed, or was refused.
 FORGET_S = 0.05
 # While all that is eligible is being claimed: about a round trip.
 RECHECK_S = 0.002
+# A claimer that takes nothing for so long has no slots.
+BUSY_S = 0.05
+# While announcements come, for those that are lost.
+SLOW_POLL_S = 5.0
+
+Woken = trio.MemoryReceiveChannel[tuple[LaneId, int] | None]
+WakeUps = Callable[[], AbstractAsyncContextManager[Woken]]
 
 
 async def run(
-    scans: Scans,
+    finds: Finds,
     order: ScanOrder,
-    wanted: Callable[[Candidate], bool],
+    wake_ups: WakeUps | None,
     poll_interval_s: float,
     candidates: trio.MemorySendChannel[Candidates],
     now_s: Callable[[], float],
     pulses: Pulses,
 ) -> None:
-    """Look at window after window and send what is claimable; pause when a whole round found nothing.
+    """Offer what is claimable, and wait for more. Returns when ``candidates`` closes.
 
-    Sending waits until the claimer has room, so a busy worker reads nothing. Returns when ``candidates`` closes.
+    Offering waits until the claimer has room, so a busy worker reads nothing.
 
     Args:
-        wanted: tells whether an execution's kind is one for this worker.
+        wake_ups: listens for announcements; None where none come.
+        poll_interval_s: between looks without announcements, or while what others leave alone may keep them back.
     """
-    outage = Outage(LOG)
-    sent: dict[ExecutionId, float] = {}
     async with candidates, pulses.open("scanner") as pulse:
-        while True:
-            pulse.beat()
-            places = order.next_places()
-            read_at_s = now_s()
-            sent = {one: sent_at_s for one, sent_at_s in sent.items() if read_at_s - sent_at_s < FORGET_S}
-            try:
-                pages = await scans.eligible(places, PAGE, sent)
-            except STORE_AWAY as error:
-                await outage.wait(error)
-                continue
-            outage.over()
-            order.seen(tally(places, pages, wanted), PAGE)
-            found = tuple(one for page in pages for one in page.candidates if wanted(one))
-            if found:
-                try:
+        scan = Scan(finds, order, candidates, now_s, pulse)
+        try:
+            while True:
+                await scan.seek()
+                if wake_ups is None:
                     with pulse.resting:
-                        await candidates.send(Candidates(found, read_at_s))
-                except trio.BrokenResourceError:
+                        await trio.sleep(jittered(poll_interval_s))
+                else:
+                    async with wake_ups() as woken:
+                        await scan.listen(woken, poll_interval_s)
+        except trio.BrokenResourceError:
+            return
+
+
+class Scan:
+    """What has been seen and offered so far."""
+
+    def __init__(
+        self,
+        finds: Finds,
+        order: ScanOrder,
+        candidates: trio.MemorySendChannel[Candidates],
+        now_s: Callable[[], float],
+        pulse: Pulse,
+    ) -> None:
+        self._finds = finds
+        self._order = order
+        self._candidates = candidates
+        self._now_s = now_s
+        self._pulse = pulse
+        self._outage = Outage(LOG)
+        self._offered: dict[ExecutionId, float] = {}
+        self._is_busy = False
+
+    async def seek(self, *, until_busy: bool = False) -> None:
+        """Look everywhere and offer what is there, until a whole round has found nothing.
+
+        Raises:
+            trio.BrokenResourceError: nobody takes anything any more.
+        """
+        while True:
+            places = self._order.next_places(self._finds.places_a_look)
+            found = await self._look(places)
+            if found is None:
+                continue
+            self._order.seen(places, {one.place: (one.members, one.ours) for one in found}, PAGE)
+            if await self._offer(found):
+                if until_busy and self._is_busy:
                     return
-                sent.update(dict.fromkeys((one.execution_id for one in found), now_s()))
-            elif any(page.skipped for page in pages):
+            elif any(one.ours for one in found):
                 await trio.sleep(RECHECK_S)
-            elif order.round_was_fruitless:
-                with pulse.resting:
-                    await trio.sleep(poll_interval_s * (0.75 + 0.5 * random.random()))
+            elif self._order.round_was_fruitless:
+                return
+
+    async def listen(self, woken: Woken, poll_interval_s: float) -> None:
+        """Look where there is said to be something, until the claimer is busy.
+
+        Raises:
+            trio.BrokenResourceError: nobody takes anything any more.
+        """
+        self._is_busy = False
+        while not self._is_busy:
+            poll_s = min(poll_interval_s, SLOW_POLL_S) if self._order.has_others_work else SLOW_POLL_S
+            told: list[tuple[LaneId, int] | None] = [None]
+            with self._pulse.resting, trio.move_on_after(jittered(poll_s)):
+                told = [await woken.receive()]
+            take_gathered(woken, told)
+            if None in told:
+                await self.seek(until_busy=True)
+            else:
+                await self._seek_at([Place(*place) for place in dict.fromkeys(told) if place is not None])
+
+    async def _seek_at(self, places: Sequence[Place]) -> None:
+        """Offer what is at these places, unseen at first, until there is nothing more."""
+        found: list[Find] | None = self._finds.unseen(places)
+        if found:
+            await self._offer(found)
+            await trio.sleep(RECHECK_S)
+        while places and not self._is_busy:
+            found = await self._look(places)
+            if found is None:
+                continue
+            places = [one.place for one in found if one.ours]
+            if places and not await self._offer(found):
+                await trio.sleep(RECHECK_S)
+
+    async def _look(self, places: Sequence[Place]) -> list[Find] | None:
+        """Return what is there; None, after a pause, when the store cannot be asked."""
+        self._pulse.beat()
+        now_s = self._now_s()
+        self._offered = {one: at_s for one, at_s in self._offered.items() if now_s - at_s < FORGET_S}
+        try:
+            found = await self._finds.at(places, self._offered)
+        except STORE_AWAY as error:
+            await self._outage.wait(error)
+            return None
+        self._outage.over()
+        return found
+
+    async def _offer(self, found: Sequence[Find]) -> bool:
+        """Wait until the claimer takes what was found; tell whether there was anything."""
+        chosen = tuple(one for find in found for one in find.chosen)
+        if not chosen:
+            return False
+        asked_s = trio.current_time()
+        with self._pulse.resting:
+            await self._candidates.send(Candidates(chosen, self._now_s()))
+        self._is_busy = trio.current_time() - asked_s > BUSY_S
+        self._offered.update(dict.fromkeys((one for find in found for one in find.first_seen), self._now_s()))
+        return True
 
 
-def tally(
-    places: list[Place], pages: list[Page], wanted: Callable[[Candidate], bool]
-) -> dict[Place, tuple[int, int]]:
-    """Return, for each place, how many members it showed and how many of them are work for us."""
-    return {
-        place: (page.members, page.skipped + sum(map(wanted, page.candidates)))
-        for place, page in zip(places, pages, strict=True)
-    }
+def take_gathered(woken: Woken, told: list[tuple[LaneId, int] | None]) -> None:
+    """Add what else has been announced."""
+    while True:
+        try:
+            told.append(woken.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+def jittered(pause_s: float) -> float:
+    """Return a pause that is not the same for all workers."""
+    return pause_s * (0.75 + 0.5 * random.random())

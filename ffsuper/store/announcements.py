@@ -36,7 +36,7 @@ ORDERS = "ffsuper:orders"
 LISTENING = b""
 RECONNECT_S = 2.0
 # After so long without a message the server is asked whether it is still there, and given as long to answer.
-SILENT_S = 15.0
+SILENT_S = 30.0
 # Announcements that nobody takes in time are dropped, for they are hints only.
 BACKLOG = 1_000
 

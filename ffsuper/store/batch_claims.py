@@ -1,83 +1,93 @@
-"""Claims of one lane and partition in one call of library ``ffsuper``, answered as the protocol answers each."""
+"""Claims of whatever comes first at a place, in one call of library ``ffsuper``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ffsuper.errors import OutcomeUnknownError, StoreError, StoreScriptError
-from ffsuper.messages import Claim, ClaimKind
+from ffsuper.errors import OutcomeUnknownError, RefusedError, StoreError, StoreScriptError
+from ffsuper.messages import Candidate, Claim, ClaimKind, ExecutionId, Lease, LeaseId, Pick
 from ffsuper.store.claim_calls import (
     GRANT_TTL_MS,
     ClaimDoubtError,
     Identity,
     Taken,
-    Wanted,
     claimed,
     context_reads,
     read_deadline,
+    read_kind,
     read_retry_policy,
     read_tags,
     read_taken,
 )
 from ffsuper.store.connection import Connection
-from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, Part, status_of
+from ffsuper.store.keys import PartitionKeys, is_execution_id
+from ffsuper.store.replies import Call, Part, Status, status_of
+
+LOG = logging.getLogger(__name__)
 
 FUNCTION = "ffsuper_claim"
-STOPPED = -1  # begins the answer for a claim that an error has stopped
-LEASE_FIELDS = 6  # of an answer; the context follows, unless it could not be read
+REFUSED, STOPPED = 0, -1  # begin the answer for an execution that was not claimed
+LEASE_FIELDS = 6  # of an answer for one that was claimed; kind and context follow
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the function says of one claim.
+class Picked:
+    """An execution that the function has claimed.
 
     Attributes:
+        lease_id: one of those that were offered.
         context: payload, tags, retry policy, deadline; empty when one of them could not be read.
     """
 
+    execution_id: ExecutionId
+    execution_kind: str
+    lease_id: LeaseId
     taken: Taken
     context: list[Any]
 
 
-def groups(wanted: Sequence[Wanted]) -> tuple[list[list[Wanted]], list[Wanted]]:
-    """Sort claims into those that one call each can make, and those that have to be made one by one.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """An execution that it has passed over, though it is one of ours.
 
-    The function issues the grant by itself, takes nothing over, and does not tell the kind.
+    Attributes:
+        why: a refusal, or the error that has stopped the claim.
     """
-    together: dict[tuple[str, str], list[Wanted]] = {}
-    apart = []
-    for one in wanted:
-        candidate = one.candidate
-        if candidate.is_granted or candidate.claim is ClaimKind.RECLAIM or not candidate.execution_kind:
-            apart.append(one)
-        else:
-            tag = ExecutionKeys.of(candidate.execution_id).tag
-            together.setdefault((tag, candidate.lane), []).append(one)
-    return list(together.values()), apart
+
+    execution_id: ExecutionId
+    why: StoreError
 
 
-def claim_all(group: Sequence[Wanted], identity: Identity) -> Call[list[Answer | StoreError]]:
-    """Claim executions of one lane and partition; the answers are in their order."""
-    candidate = group[0].candidate
-    partition, lane = ExecutionKeys.of(candidate.execution_id).partition, candidate.lane
+Answer = Picked | Passed
+
+
+def claim_first(
+    pick: Pick, kinds: Collection[str], leases: Sequence[Lease], identity: Identity
+) -> Call[list[Answer]]:
+    """Claim as many executions as there are leases, or what is left.
+
+    Args:
+        kinds: of executions that are claimed; none for any kind.
+        leases: with the ids that are used for them, in this order.
+    """
+    partition = PartitionKeys.of_index(pick.partition)
     keys = (
-        *(partition.lane(lane, "eligible"), partition.lane(lane, "blocked:route"), partition.index("lease_expiry")),
-        *(partition.worker_leases(identity.instance_id), partition.lane(lane, "active")),
-        *(partition.index("execution_deadline"), partition.noop),
+        *(partition.lane(pick.lane, "eligible"), partition.lane(pick.lane, "blocked:route")),
+        *(partition.index("lease_expiry"), partition.worker_leases(identity.instance_id)),
+        *(partition.lane(pick.lane, "active"), partition.index("execution_deadline"), partition.noop),
     )
-    args: list[Part] = [
-        *(identity.capabilities, identity.worker_id, identity.instance_id, lane),
-        *(identity.lease_ttl_ms, GRANT_TTL_MS),
-    ]
-    for one in group:
-        args += [one.lease.execution_id, one.lease.lease_id, one.lease.attempt_id]
+    args: list[Part] = [identity.capabilities, identity.worker_id, identity.instance_id, pick.lane]
+    args += [identity.lease_ttl_ms, GRANT_TTL_MS, pick.offset, len(kinds), *kinds]
+    for lease in leases:
+        args += [lease.lease_id, lease.attempt_id]
     return Call(("FCALL", FUNCTION, len(keys), *keys, *args), read_answers)
 
 
-def read_answers(reply: Any) -> list[Answer | StoreError]:
+def read_answers(reply: Any) -> list[Answer]:
     """Read the reply.
 
     Raises:
@@ -88,41 +98,60 @@ def read_answers(reply: Any) -> list[Answer | StoreError]:
     return [read_answer(one) for one in reply[2:]]
 
 
-def read_answer(reply: Any) -> Answer | StoreError:
-    """Read what has become of one claim."""
-    if reply[:1] == [STOPPED]:
-        return StoreScriptError(reply[1].decode(errors="replace"))
-    try:
-        status = status_of(FUNCTION, reply)
-    except StoreError as refusal:
-        return refusal
-    context = status.fields[LEASE_FIELDS:]
-    if not context:
-        return Answer(read_taken(status), [])
-    payload, policy, deadline, *tags = context
-    read = [payload, read_tags(tags), read_retry_policy(policy), read_deadline(deadline or None)]
-    return Answer(read_taken(status), read)
+def read_answer(reply: Any) -> Answer:
+    """Read what has become of one execution."""
+    result, execution_id = reply[0], ExecutionId(reply[1].decode(errors="replace"))
+    if result == STOPPED:
+        return Passed(execution_id, StoreScriptError(f"{execution_id}: {reply[2].decode(errors='replace')}"))
+    if result == REFUSED:
+        try:
+            status_of(FUNCTION, [REFUSED, *reply[2:]])
+        except StoreError as refusal:
+            return Passed(execution_id, refusal)
+    status = Status("OK", tuple(reply[2:]))
+    kind, *context = status.fields[LEASE_FIELDS:]
+    return Picked(execution_id, read_kind(kind), LeaseId(status.text(0)), read_taken(status), read_context(context))
 
 
-async def settle_group(
-    connection: Connection, group: Sequence[Wanted], answers: list[Answer | StoreError] | StoreError
-) -> list[Claim | StoreError]:
-    """Turn the answers for a group into claims, or the reasons why there are none."""
+def read_context(fields: Sequence[bytes]) -> list[Any]:
+    """Read what came with a claim, as ``claimed`` takes it."""
+    if not fields:
+        return []
+    payload, policy, deadline, *tags = fields
+    return [payload, read_tags(tags), read_retry_policy(policy), read_deadline(deadline or None)]
+
+
+async def settle_picks(
+    connection: Connection, pick: Pick, leases: Sequence[Lease], answers: list[Answer] | StoreError
+) -> dict[LeaseId, Claim | StoreError]:
+    """Return what has become of each of the leases that were offered for a place.
+
+    What has stopped the claim of an execution goes in the place of a claim that there was none for.
+    """
     if isinstance(answers, StoreError):
-        return [failed(one, answers) for one in group]
-    return [await settle(connection, one, answer) for one, answer in zip(group, answers, strict=True)]
+        is_unknown = isinstance(answers, OutcomeUnknownError)
+        return {one.lease_id: ClaimDoubtError(pick, one, answers) if is_unknown else answers for one in leases}
+    left = {lease.lease_id: lease for lease in leases}
+    found = dict[LeaseId, Claim | StoreError]()
+    stopped = deque[StoreError]()
+    for answer in answers:
+        match answer:
+            case Picked(execution_id) if answer.lease_id not in left or not is_execution_id(execution_id):
+                stopped.append(StoreScriptError(f"{FUNCTION}: it has claimed {execution_id} for nobody"))
+            case Picked():
+                found[answer.lease_id] = await settle(connection, pick, left.pop(answer.lease_id), answer)
+            case Passed(execution_id, RefusedError() as refusal):
+                LOG.debug("not claimed", extra={"execution": execution_id, "code": refusal.code})
+            case Passed(_, error):
+                stopped.append(error)
+    for lease_id in left:
+        found[lease_id] = stopped.popleft() if stopped else RefusedError(FUNCTION, "nothing_left")
+    return found
 
 
-def failed(wanted: Wanted, error: StoreError) -> StoreError:
-    """Return what it means for a claim that the whole call has failed."""
-    is_unknown = isinstance(error, OutcomeUnknownError)
-    return ClaimDoubtError(wanted.candidate, wanted.lease, error) if is_unknown else error
-
-
-async def settle(connection: Connection, wanted: Wanted, answer: Answer | StoreError) -> Claim | StoreError:
-    """Do so for one of them; a context that the function could not read is read again, so that it is known why."""
-    if isinstance(answer, StoreError):
-        return answer
-    candidate, lease = wanted.candidate, wanted.lease
-    context = answer.context or await connection.try_all(context_reads(candidate, lease))
-    return claimed(candidate, lease, answer.taken, context)
+async def settle(connection: Connection, pick: Pick, lease: Lease, picked: Picked) -> Claim | StoreError:
+    """Return the claim; a context that the function could not read is read again, so that it is known why."""
+    candidate = Candidate(picked.execution_id, pick.lane, ClaimKind.NEW, picked.execution_kind)
+    known = replace(lease, execution_id=picked.execution_id)
+    context = picked.context or await connection.try_all(context_reads(candidate, known))
+    return claimed(candidate, known, picked.taken, context)

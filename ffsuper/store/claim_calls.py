@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ffsuper.errors import OutcomeUnknownError, StoreError
-from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease
+from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease, Pick
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.replies import Call, Status, fcall
 
@@ -43,10 +43,16 @@ class Taken:
 
 
 class ClaimDoubtError(OutcomeUnknownError):
-    """The store's: a claim was sent, and whether it was carried out is not known. ``Claims.look_up`` tells."""
+    """The store's: a claim was sent, and whether it was carried out is not known. ``Claims.look_up`` tells.
 
-    def __init__(self, candidate: Candidate, lease: Lease, cause: StoreError) -> None:
-        super().__init__(f"it is not known whether {candidate.execution_id} was claimed: {cause}")
+    Attributes:
+        candidate: what was to be claimed.
+        lease: with the ids that were sent; its execution is empty while it is not known which the store has picked.
+    """
+
+    def __init__(self, candidate: Candidate | Pick, lease: Lease, cause: StoreError) -> None:
+        what = lease.execution_id or f"an execution of lane {lease.lane}"
+        super().__init__(f"it is not known whether {what} was claimed: {cause}")
         self.candidate = candidate
         self.lease = lease
 

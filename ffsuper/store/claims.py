@@ -1,28 +1,37 @@
-"""Taking leases: grant, claim and context of each candidate, all candidates in one round trip.
+"""Taking leases: grant, claim and context of each execution, all of them in one round trip.
 
-Claims of one lane and partition are one call where library ``ffsuper`` can make it. A claim whose answer was lost is
-looked up: the lease id is ours, so the execution's record tells who took it.
+What comes first at a place is picked by the store, in one call of library ``ffsuper``; candidates are claimed by the
+protocol's own calls. A claim whose answer was lost is looked up: the lease id is ours, so the execution's record
+tells who took it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ffsuper.errors import LibraryMissingError, RefusedError, StoreError
-from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease, LeaseId
-from ffsuper.store.batch_claims import claim_all, groups, settle_group
+from ffsuper.errors import LibraryMissingError, RefusedError, StoreError, StoreScriptError
+from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, ExecutionId, Lease, LeaseId, Pick
+from ffsuper.store.batch_claims import claim_first, settle_picks
 from ffsuper.store.claim_calls import ClaimDoubtError, Identity, Wanted, claimed, context_reads, read_holder
 from ffsuper.store.connection import Connection
-from ffsuper.store.keys import ExecutionKeys
+from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Call
+from ffsuper.store.scans import members
 from ffsuper.store.signals import read_resume_signals
 from ffsuper.store.single_claims import SingleClaims
 
 __all__ = ["ClaimDoubtError", "Claims", "Identity"]
+
+NO_EXECUTION = ExecutionId("")  # of a lease while it is not known which execution the store picks
+# A library that is lost is loaded again at once. Where functions are still missing after this time, it is another one
+# that may not be replaced; unless they were there in between, as they were if so much time has passed.
+LOADED_WITHIN_S = 1.0
+ANOTHER_LOSS_S = 60.0
 
 
 class Claims:
@@ -30,7 +39,7 @@ class Claims:
 
     Args:
         now_s: the local clock that leases are judged by.
-        may_load: a library that is missing is loaded, so that one without our function will not stay like that.
+        may_load: a library that is missing is loaded again.
     """
 
     def __init__(
@@ -40,55 +49,78 @@ class Claims:
         self._identity = identity
         self._now_s = now_s
         self._may_load = may_load
-        self._has_function = True
+        self._has_functions = True
+        self._missing_since_s = -math.inf
         self._single = SingleClaims(connection, identity)
 
-    async def claim(self, candidates: Sequence[Candidate]) -> list[Claim | StoreError]:
-        """Try to take the lease of each candidate.
+    @property
+    def picks(self) -> bool:
+        """False once the store has turned out to lack our functions, and to stay without them."""
+        return self._has_functions
+
+    def note_missing(self) -> None:
+        """Note that a function of ours was missing: a look at what waits has been told so."""
+        now_s = self._now_s()
+        missing_s = now_s - self._missing_since_s
+        if missing_s > ANOTHER_LOSS_S:
+            self._missing_since_s, missing_s = now_s, 0.0
+        if not self._may_load or missing_s >= LOADED_WITHIN_S:
+            self._has_functions = False
+
+    async def claim(
+        self, chosen: Sequence[Candidate | Pick], kinds: Collection[str] = ()
+    ) -> list[Claim | StoreError]:
+        """Try to take the lease of each candidate, and of whatever comes first at the place of each pick.
+
+        Args:
+            kinds: of executions that may be picked; none for any kind.
 
         Returns:
-            list in the order of ``candidates``: the claim; RefusedError when somebody or something else has it;
-            ClaimDoubtError when the answer was lost; another StoreError when it was certainly not claimed.
+            list in the order of ``chosen``: the claim; RefusedError when somebody or something else has it, or when
+            nothing was left to pick; LibraryMissingError when nothing can be picked; ClaimDoubtError when the answer
+            was lost; another StoreError when it was certainly not claimed.
         """
         asked_at_s = self._now_s()
-        wanted = [Wanted(candidate, self._lease_wanted(candidate, asked_at_s)) for candidate in candidates]
-        together, apart = groups(wanted) if self._has_function else ([], wanted)
-        found = await self._claim_all(together, apart)
-        return [await self._with_signals(found[one.lease.lease_id]) for one in wanted]
+        leases = [self._lease_wanted(one, asked_at_s) for one in chosen]
+        picks, wanted = dict[Pick, list[Lease]](), list[Wanted]()
+        for one, lease in zip(chosen, leases, strict=True):
+            if isinstance(one, Pick):
+                picks.setdefault(one, []).append(lease)
+            else:
+                wanted.append(Wanted(one, lease))
+        found = await self._claim_all(picks, kinds, wanted)
+        return [await self._with_signals(found[lease.lease_id]) for lease in leases]
 
-    def _lease_wanted(self, candidate: Candidate, asked_at_s: float) -> Lease:
+    def _lease_wanted(self, chosen: Candidate | Pick, asked_at_s: float) -> Lease:
+        execution_id, index = NO_EXECUTION, 0
+        if isinstance(chosen, Candidate):
+            execution_id, index = chosen.execution_id, chosen.attempt_index
         return Lease(
-            candidate.execution_id,
-            candidate.lane,
+            execution_id,
+            chosen.lane,
             LeaseId(str(uuid.uuid4())),
             epoch=0,
             attempt_id=AttemptId(str(uuid.uuid4())),
-            attempt_index=candidate.attempt_index,
+            attempt_index=index,
             ttl_ms=self._identity.lease_ttl_ms,
             asked_at_s=asked_at_s,
         )
 
     async def _claim_all(
-        self, together: list[list[Wanted]], apart: list[Wanted]
+        self, picks: dict[Pick, list[Lease]], kinds: Collection[str], wanted: Sequence[Wanted]
     ) -> dict[LeaseId, Claim | StoreError]:
-        """Make one call for each group, and the protocol's for the others; return the results by the lease wanted."""
-        calls: list[Call[Any]] = [claim_all(group, self._identity) for group in together]
-        single = [self._single.calls(one) for one in apart]
+        """Make one call for each place, and the protocol's for each candidate; return the results by lease wanted."""
+        calls: list[Call[Any]] = [claim_first(pick, kinds, leases, self._identity) for pick, leases in picks.items()]
+        single = [self._single.calls(one) for one in wanted]
         answers = iter(await self._connection.try_all([*calls, *itertools.chain.from_iterable(single)]))
         found: dict[LeaseId, Claim | StoreError] = {}
-        missed: list[Wanted] = []
-        for group in together:
+        for pick, leases in picks.items():
             answer = next(answers)
             if isinstance(answer, LibraryMissingError):
-                missed += group
-                continue
-            results = await settle_group(self._connection, group, answer)
-            found |= {one.lease.lease_id: result for one, result in zip(group, results, strict=True)}
-        for one, own in zip(apart, single, strict=True):
+                self.note_missing()
+            found |= await settle_picks(self._connection, pick, leases, answer)
+        for one, own in zip(wanted, single, strict=True):
             found[one.lease.lease_id] = await self._single.settle(one, list(itertools.islice(answers, len(own))))
-        if missed:
-            self._has_function = self._may_load
-            found |= await self._claim_all([], missed)
         return found
 
     async def _with_signals(self, claim: Claim | StoreError) -> Claim | StoreError:
@@ -109,6 +141,14 @@ class Claims:
             the claim; RefusedError when it was not carried out; the doubt again when the store cannot tell now.
         """
         candidate, lease = doubt.candidate, doubt.lease
+        if isinstance(candidate, Pick):
+            try:
+                picked = await self._picked(candidate, lease)
+            except StoreError:
+                return doubt
+            if picked is None:
+                return RefusedError("claim", "not_carried_out")
+            candidate, lease = picked, replace(lease, execution_id=picked.execution_id)
         calls: list[Call[Any]] = [read_holder(lease), *context_reads(candidate, lease)]
         holder, *context = await self._connection.try_all(calls)
         if isinstance(holder, StoreError):
@@ -124,3 +164,21 @@ class Claims:
             attempt_type = "resumed"  # an attempt that we have begun bears the id that we gave it
         held = replace(holder, attempt_type=attempt_type)
         return await self._with_signals(claimed(candidate, lease, held, context))
+
+    async def _picked(self, pick: Pick, lease: Lease) -> Candidate | None:
+        """Find what the store has picked for a lease, among all that this worker instance holds on the partition.
+
+        Raises:
+            StoreError: the store cannot tell now.
+        """
+        held = PartitionKeys.of_index(pick.partition).worker_leases(self._identity.instance_id)
+        executions = (await self._connection.run(Call(("SMEMBERS", held), members))).ids
+        holders = await self._connection.try_all(
+            [read_holder(replace(lease, execution_id=execution)) for execution in executions]
+        )
+        for execution, holder in zip(executions, holders, strict=True):
+            if isinstance(holder, StoreError) and not isinstance(holder, StoreScriptError):
+                raise holder
+            if holder is not None and not isinstance(holder, StoreError):
+                return Candidate(execution, pick.lane, ClaimKind.NEW, execution_kind="")
+        return None

@@ -1,32 +1,109 @@
-"""Renewal of held leases."""
+"""Renewal of held leases: those of a partition in one call, where library ``ffsuper`` can make it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ffsuper.errors import StoreError
+from ffsuper.errors import LibraryMissingError, StoreError, StoreScriptError
 from ffsuper.messages import Lease
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, fcall
+from ffsuper.store.replies import Call, ElsewhereError, Part, fcall, status_of
 
+FUNCTION = "ffsuper_renew"
 HISTORY_GRACE_MS = 5_000  # the protocol's: how long lease:current outlives the lease
+# A millisecond on the server, which does nothing else meanwhile.
+LEASES_PER_CALL = 100
+RENEWED = 1  # the answer for a lease that was renewed
+STOPPED = -1  # begins the answer for one that an error has stopped
+
+Answers = list[StoreError | None]
 
 
 class Leases:
-    """What the lease renewer does in the store, on a connection that nothing else can hold up."""
+    """What the lease renewer does in the store, on a connection that nothing else can hold up.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        may_load: a library that is missing is loaded, so that one without our function will not stay like that.
+    """
+
+    def __init__(self, connection: Connection, *, may_load: bool = True) -> None:
         self._connection = connection
+        self._may_load = may_load
+        self._has_function = True
 
-    async def renew(self, leases: Sequence[Lease], timeout_s: float) -> list[StoreError | None]:
+    async def renew(self, leases: Sequence[Lease]) -> Answers:
         """Extend leases, each by its own length from now.
 
         Returns:
             list in the order of ``leases``: None when extended; LeaseLostError or ExecutionNotFoundError when it is
             gone for good; another StoreError when the store could not be asked.
         """
-        return await self._connection.try_all([renew(lease) for lease in leases], timeout_s)
+        if not self._has_function:
+            return await self._connection.try_all([renew(lease) for lease in leases])
+        groups = list(together(leases))
+        calls = [renew_all([leases[position] for position in group]) for group in groups]
+        found: list[Answers | StoreError] = await self._connection.try_all(calls)
+        results: dict[int, StoreError | None] = {}
+        apart: list[int] = []
+        for group, answers in zip(groups, found, strict=True):
+            if isinstance(answers, LibraryMissingError):
+                self._has_function = self._may_load
+            if isinstance(answers, LibraryMissingError | ElsewhereError):
+                apart += group
+            else:
+                each = [answers] * len(group) if isinstance(answers, StoreError) else answers
+                results |= zip(group, each, strict=True)
+        # While a cluster moves a slot, what is whole on one side can be renewed by itself.
+        singly = await self._connection.try_all([renew(leases[position]) for position in apart])
+        results |= zip(apart, singly, strict=True)
+        return [results[position] for position in range(len(leases))]
+
+
+def together(leases: Sequence[Lease]) -> Iterator[list[int]]:
+    """Yield the positions of leases that one call can renew: of one partition, and of the same length."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for position, lease in enumerate(leases):
+        tag = ExecutionKeys.of(lease.execution_id).tag
+        groups.setdefault((tag, lease.ttl_ms), []).append(position)
+    for group in groups.values():
+        for start in range(0, len(group), LEASES_PER_CALL):
+            yield group[start : start + LEASES_PER_CALL]
+
+
+def renew_all(group: Sequence[Lease]) -> Call[Answers]:
+    """Extend leases of one partition and length; the answers are in their order."""
+    partition = ExecutionKeys.of(group[0].execution_id).partition
+    keys = (partition.index("lease_expiry"), partition.noop)
+    args: list[Part] = [group[0].ttl_ms, HISTORY_GRACE_MS]
+    for lease in group:
+        args += [lease.execution_id, lease.attempt_index, lease.attempt_id, lease.lease_id, lease.epoch]
+    return Call(("FCALL", FUNCTION, len(keys), *keys, *args), read_answers)
+
+
+def read_answers(reply: Any) -> Answers:
+    """Read the reply.
+
+    Raises:
+        StoreError: the whole call was refused.
+    """
+    if not isinstance(reply, list) or reply[:1] != [1]:
+        status_of(FUNCTION, reply)
+    return [read_answer(one) for one in reply[3:]]
+
+
+def read_answer(reply: Any) -> StoreError | None:
+    """Read what has become of one lease."""
+    if reply == RENEWED:
+        return None
+    if reply[:1] == [STOPPED]:
+        return StoreScriptError(reply[1].decode(errors="replace"))
+    try:
+        status_of(FUNCTION, reply)
+    except StoreError as refusal:
+        return refusal
+    return StoreScriptError(f"{FUNCTION}: unexpected answer {reply!r:.200}")
 
 
 def renew(lease: Lease) -> Call[None]:

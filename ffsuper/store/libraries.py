@@ -179,6 +179,16 @@ def look(wire: Wire) -> list[Held]:
     return [held(server, name) for server in wire.servers() for name in NAMES]
 
 
+def announce_eligible(wire: Wire) -> bool:
+    """Tell whether every server's functions announce where there is something to do; ours do, and later ones.
+
+    Raises:
+        StoreError: see ``loaded_code``.
+    """
+    standings = [one.standing for one in look(wire) if one.name == FLOWFABRIC]
+    return all(standing in (Standing.OURS, Standing.NEWER) for standing in standings)
+
+
 def held(wire: Wire, name: str) -> Held:
     """Return what one server holds."""
     code = loaded_code(wire, name)

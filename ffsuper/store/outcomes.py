@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import uuid
@@ -64,7 +65,9 @@ class Outcomes:
         """
         if isinstance(outcome, Suspended):
             return await self._suspend(lease, outcome)
-        await self._connection.run(end_of(lease, self._instance_id, outcome, retry_policy))
+        result, *_ = await self._connection.try_all(ends_of(lease, self._instance_id, outcome, retry_policy))
+        if isinstance(result, StoreError):
+            raise result
         return None
 
     async def deliver_all(self, ended: Sequence[tuple[Claim, Outcome]]) -> list[StoreError | None]:
@@ -73,8 +76,10 @@ class Outcomes:
         Returns:
             list in their order: None, or what ``deliver`` would raise.
         """
-        calls = [end_of(claim.lease, self._instance_id, outcome, claim.retry_policy) for claim, outcome in ended]
-        return await self._connection.try_all(calls)
+        groups = [ends_of(claim.lease, self._instance_id, outcome, claim.retry_policy) for claim, outcome in ended]
+        answers = await self._connection.try_all(list(itertools.chain.from_iterable(groups)))
+        results = iter(answers)
+        return [[next(results) for _ in group][0] for group in groups]
 
     async def _suspend(self, lease: Lease, outcome: Suspended) -> tuple[ReceivedSignal, ...] | None:
         # Any text of the handler's; what cannot be sent as it is names no waitpoint.
@@ -98,19 +103,22 @@ class Outcomes:
         return reason in RELEASED_AS[type(outcome)]
 
 
-def end_of(lease: Lease, instance_id: str, outcome: Outcome, retry_policy: bytes) -> Call[None]:
-    """Return the call that ends the attempt or pauses it, and releases the lease."""
+def ends_of(lease: Lease, instance_id: str, outcome: Outcome, retry_policy: bytes) -> list[Call[None]]:
+    """Return the call that ends the attempt or pauses it, and releases the lease; behind it what may fail as well."""
     match outcome:
         case Completed(result):
-            return complete(lease, instance_id, result)
+            return [complete(lease, instance_id, result)]
         case Failed():
-            return fail(lease, instance_id, outcome, retry_policy if outcome.retryable else b"")
+            return [fail(lease, instance_id, outcome, retry_policy if outcome.retryable else b"")]
+        case Deferred(until_ms) if until_ms <= 0:
+            # Whoever takes it next need not wait for an engine.
+            return [delay(lease, instance_id, until_ms), promote(lease)]
         case Deferred(until_ms):
-            return delay(lease, instance_id, until_ms)
+            return [delay(lease, instance_id, until_ms)]
         case WaitingForChildren():
-            return wait_for_children(lease, instance_id)
+            return [wait_for_children(lease, instance_id)]
         case CancelledByHandler(reason):
-            return cancel(lease, instance_id, reason)
+            return [cancel(lease, instance_id, reason)]
         case Suspended():
             raise ValueError("a suspension takes more than a call")
 
@@ -174,6 +182,18 @@ def delay(lease: Lease, instance_id: str, until_ms: int) -> Call[None]:
             partition.index("attempt_timeout"),
         ),
         (*fence(lease), until_ms),
+        lambda _: None,
+    )
+
+
+def promote(lease: Lease) -> Call[None]:
+    """Make an execution claimable whose delay is over."""
+    keys = ExecutionKeys.of(lease.execution_id)
+    lane = keys.partition.lane
+    return fcall(
+        "ff_promote_delayed",
+        (keys.core, lane(lease.lane, "delayed"), lane(lease.lane, "eligible")),
+        (lease.execution_id, int(time.time() * 1000)),
         lambda _: None,
     )
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ffsuper.config import StoreConfig
+from ffsuper.errors import StoreError
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import libraries, secrets
 from ffsuper.store.attempts import Attempts
@@ -78,7 +79,7 @@ async def open_store(
             Scans(work),
             Takeovers(work),
             Claims(work, identity, now_s, may_load=settings.library != "never"),
-            Leases(leases),
+            Leases(leases, may_load=settings.library != "never"),
             Attempts(work, budget_partitions),
             Outcomes(work, identity.instance_id),
         )
@@ -89,6 +90,20 @@ async def open_presence(settings: StoreConfig, instance_id: str) -> AsyncIterato
     """Open the connection of a worker's presence: nothing keeps it from saying that it is alive."""
     async with open_connection(settings, "presence") as connection:
         yield Presence(connection, instance_id)
+
+
+def announces_eligible(settings: StoreConfig) -> bool:
+    """Tell whether the store's functions announce where there is something to do: those of ours do. Blocks.
+
+    While the store cannot be asked they are taken not to: looking more often than needed loses nothing.
+    """
+    wire = open_wire(settings, "ffsuper-setup")
+    try:
+        return libraries.announce_eligible(wire)
+    except StoreError:
+        return False
+    finally:
+        wire.close()
 
 
 def prepare(

@@ -1,9 +1,14 @@
--- Claims of several executions in one call, each with what its handler needs. They leave the keys that the protocol's calls
--- leave one by one: a grant that is used up at once need not be written.
+-- Claims of the executions that come first at a place, in one call, each with what its handler needs. They leave the keys that
+-- the protocol's calls leave one by one: a grant that is used up at once need not be written.
 
--- As require_claimable and write_new_lease have them, and what a worker must be able to do.
+-- A record's fields: as require_claimable and write_new_lease have them, and what tells who can have the execution.
 local CLAIM_FIELDS = { 'lifecycle_phase', 'ownership_state', 'eligibility_state', 'terminal_outcome', 'attempt_state',
-  'current_lease_epoch', 'total_attempt_count', 'started_at', 'required_capabilities' }
+  'current_lease_epoch', 'total_attempt_count', 'started_at', 'required_capabilities', 'execution_kind',
+  'current_attempt_index' }
+
+-- Members of the index that one call looks at, and how many it reads at once when the first ones are not enough.
+local MOST_MEMBERS = 100
+local MORE_MEMBERS = 32
 
 -- Whether require_capabilities passes, as far as the execution's side goes.
 local function has_capabilities(required, offered)
@@ -12,94 +17,142 @@ local function has_capabilities(required, offered)
 end
 
 -- Whether nothing keeps the worker from a new attempt at an execution, and nothing has to be put away for it.
-local function is_plain(call, claim, record)
+local function is_plain(call, claim_grant, lease_current, record)
   return call.are_capabilities_valid and pcall(require_claimable, record)
-    and has_capabilities(record[9], call.capabilities)
-    and redis.call('EXISTS', claim.claim_grant, claim.lease_current) == 0
-    and redis.call('ZSCORE', call.eligible, claim.execution_id)
+    and has_capabilities(record[9], call.args[1])
+    and redis.call('EXISTS', claim_grant, lease_current) == 0
 end
 
--- Claims an execution that is plain; returns nil when it is not. Until the claim has a lease, an error leaves no more than
+-- Claims an execution that is plain; returns nil when it is not. Until call.has_lease is true, an error leaves no more than
 -- the protocol's claim leaves when it fails at the same point, and that can be tried next.
-local function claim_plainly(call, claim)
-  local core = claim.core
-  local record = redis.call('HMGET', core, unpack(CLAIM_FIELDS))
-  if not is_plain(call, claim, record) then
+local function claim_plainly(call, execution_id, prefix, record)
+  local lease_current = prefix .. 'lease:current'
+  if not is_plain(call, prefix .. 'claim_grant', lease_current, record) then
     return nil
   end
-  local lease = new_lease(call.term, claim.execution_id, claim.lease_id, claim.attempt_id, record[6])
-  local _, attempt_index, attempt_type = begin_next_attempt(core, claim.prefix .. 'attempts', record, lease)
-  claim.has_lease = true
-  write_new_lease(core, claim.lease_current, record, lease, attempt_index)
-  redis.call('ZREM', call.eligible, claim.execution_id)
+  local core = prefix .. 'core'
+  local args, next_id = call.args, call.next_id
+  local lease = new_lease(call.term, execution_id, args[next_id], args[next_id + 1], record[6])
+  local _, attempt_index, attempt_type = begin_next_attempt(core, prefix .. 'attempts', record, lease)
+  call.has_lease = true
+  write_new_lease(core, lease_current, record, lease, attempt_index)
+  redis.call('ZREM', call.eligible, execution_id)
   index_lease(call.lease_expiry, call.worker_leases, call.active, lease)
-  append_acquired(claim.prefix .. 'lease:history', lease, attempt_index)
+  append_acquired(prefix .. 'lease:history', lease, attempt_index)
   return lease_reply(lease, attempt_index, attempt_type)
 end
 
 -- Claims an execution as the protocol does, whatever it is like. One that needs what the worker lacks is set aside.
-local function claim_by_protocol(call, claim)
-  local id, core, grant, term = claim.execution_id, claim.core, claim.claim_grant, call.term
+local function claim_by_protocol(call, id, prefix, record)
+  local core, grant, lease_current = prefix .. 'core', prefix .. 'claim_grant', prefix .. 'lease:current'
+  local term, args, next_id = call.term, call.args, call.next_id
+  local capabilities, ttl_ms, grant_ttl_ms, lease_id, attempt_id = args[1], args[5], args[6], args[next_id], args[next_id + 1]
   local granted, refusal = pcall(call_protocol, 'ff_issue_claim_grant', { core, grant, call.eligible },
-    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', call.grant_ttl_ms, '', '', call.capabilities })
+    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', grant_ttl_ms, '', '', capabilities })
   if not granted then
     if error_text(refusal) == 'capability_mismatch' then
       block_route(core, call.eligible, call.blocked_route, id, term.now)
     end
     error(refusal, 0)
   end
-  local history, noop = claim.prefix .. 'lease:history', call.noop
+  local history, noop = prefix .. 'lease:history', call.noop
   local done, reply = pcall(call_protocol, 'ff_claim_execution',
-    { core, grant, call.eligible, call.lease_expiry, call.worker_leases, noop, noop, noop, claim.prefix .. 'attempts',
-      claim.lease_current, history, call.active },
-    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', claim.lease_id, call.ttl_ms, call.renewal_ms,
-      claim.attempt_id })
+    { core, grant, call.eligible, call.lease_expiry, call.worker_leases, noop, noop, noop, prefix .. 'attempts',
+      lease_current, history, call.active },
+    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', lease_id, ttl_ms, math.floor(ttl_ms * 2 / 3),
+      attempt_id })
   if done or error_text(reply) ~= 'use_claim_resumed_execution' then
     return done and reply or error(reply, 0)
   end
-  local index = redis.call('HGET', core, 'current_attempt_index')
+  local index = is_set(record[11]) and record[11] or '0'
   return call_protocol('ff_claim_resumed_execution',
-    { core, grant, call.eligible, call.lease_expiry, call.worker_leases,
-      attempt_key(call.tag, id, is_set(index) and index or '0'), claim.lease_current, history, call.active },
-    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', claim.lease_id, call.ttl_ms })
-end
-
--- Returns the reply to one claim, or raises what it is refused with.
-local function claim_one(call, claim)
-  local done, reply = pcall(claim_plainly, call, claim)
-  if done and reply then
-    return reply
-  elseif claim.has_lease then
-    error(reply, 0)
-  end
-  return claim_by_protocol(call, claim)
+    { core, grant, call.eligible, call.lease_expiry, call.worker_leases, attempt_key(call.tag, id, index), lease_current,
+      history, call.active },
+    { id, term.worker_id, term.worker_instance_id, term.lane_id, '', lease_id, ttl_ms })
 end
 
 -- Appends what a handler needs to the reply to its claim: payload, policy, deadline, then names and values of the tags.
 -- A key that cannot be read raises before anything is appended.
-local function append_context(reply, call, claim)
-  local prefix = claim.prefix
+local function append_context(reply, call, execution_id, prefix)
   local payload, policy = redis.call('GET', prefix .. 'payload'), redis.call('GET', prefix .. 'policy')
-  local deadline = redis.call('ZSCORE', call.execution_deadline, claim.execution_id)
+  local deadline = redis.call('ZSCORE', call.execution_deadline, execution_id)
   local tags = redis.call('HGETALL', prefix .. 'tags')
-  reply[9], reply[10], reply[11] = payload or '', policy or '', deadline or ''
+  reply[10], reply[11], reply[12] = payload or '', policy or '', deadline or ''
   for position = 1, #tags do
-    reply[11 + position] = tags[position]
+    reply[12 + position] = tags[position]
   end
 end
 
--- Claims one execution; returns a list that tells what has become of it.
-local function claim_apart(call, claim)
-  local done, reply = pcall(claim_one, call, claim)
-  if done then
-    pcall(append_context, reply, call, claim)
-    return reply
+-- Claims an execution with the next two of the ids. They are used up unless it is refused: an error may have left them in a
+-- record.
+-- Returns what has become of it, as ffsuper_claim tells it.
+local function claim_one(call, execution_id, prefix, record)
+  call.has_lease = false
+  local done, reply = pcall(claim_plainly, call, execution_id, prefix, record)
+  if not (done and reply) and not call.has_lease then
+    done, reply = pcall(claim_by_protocol, call, execution_id, prefix, record)
   end
-  return type(reply) == 'table' and reply.refusal or { -1, error_text(reply) }
+  if not done and type(reply) == 'table' and reply.refusal then
+    table.insert(reply.refusal, 2, execution_id)
+    return reply.refusal
+  end
+  call.next_id = call.next_id + 2
+  if not done then
+    return { -1, execution_id, error_text(reply) }
+  end
+  reply[2], reply[9] = execution_id, record[10] or ''
+  pcall(append_context, reply, call, execution_id, prefix)
+  return reply
 end
 
--- ffsuper_claim: claim executions of one lane and partition for one worker, and tell what their handlers need. New, retried
--- and replayed attempts begin, interrupted ones go on; what needs capabilities that the worker lacks is blocked.
+-- Looks at a member of the index. Returns what has become of it, as ffsuper_claim tells it, or nil when it was passed over:
+-- an execution of another kind, or nobody's.
+local function visit_member(call, execution_id)
+  local prefix = call.prefix .. execution_id .. ':'
+  local record = redis.pcall('HMGET', prefix .. 'core', unpack(CLAIM_FIELDS))
+  if record.err then
+    return { -1, execution_id, record.err }
+  elseif call.kinds and not call.kinds[record[10]] or string.sub(execution_id, 1, #call.tag) ~= call.tag then
+    return nil
+  end
+  return claim_one(call, execution_id, prefix, record)
+end
+
+-- Walks the index from an offset on, until all ids are used up or so many members have been looked at.
+-- Returns a reply that tells what has become of each that was not passed over.
+local function walk_eligible(call, offset)
+  local reply, last, left = ok(), #call.args, MOST_MEMBERS
+  local size = math.min(left, (last - call.next_id + 1) / 2)
+  while size > 0 do
+    local page = redis.call('ZRANGE', call.eligible, offset, offset + size - 1)
+    for _, execution_id in ipairs(page) do
+      if call.next_id > last then
+        return reply
+      end
+      local outcome = visit_member(call, execution_id)
+      reply[#reply + 1] = outcome
+      if not outcome or outcome[1] ~= 1 and redis.call('ZSCORE', call.eligible, execution_id) then
+        offset = offset + 1
+      end
+    end
+    left = #page == size and call.next_id < last and left - size or 0
+    size = math.min(left, MORE_MEMBERS)
+  end
+  return reply
+end
+
+-- Reads how many kinds there are, and these. Returns them as a set, nil for none; and where it goes on.
+local function kinds_argument(args, at)
+  local count, kinds = integer_argument(args[at], 'count'), {}
+  for position = at + 1, at + count do
+    kinds[text_argument(args[position], 'kind')] = true
+  end
+  return count > 0 and kinds or nil, at + 1 + count
+end
+
+-- ffsuper_claim: claim the executions that come first in one lane and partition for one worker, and tell what their handlers
+-- need. New, retried and replayed attempts begin, interrupted ones go on; what needs capabilities that the worker lacks is
+-- blocked.
 -- KEYS  1 eligible            zset    the lane's
 --       2 blocked_route       zset    the lane's
 --       3 lease_expiry        zset    execution id -> lease expiry
@@ -113,16 +166,25 @@ end
 --       4 lane_id
 --       5 lease_ttl_ms        integer
 --       6 grant_ttl_ms        integer; of a grant that is not used up, because its claim is refused or fails
---       7 claims  N triples: execution_id, lease_id, attempt_id, the last two new ones
--- Replies  ok(then for each claim a list): as ff_claim_execution or ff_claim_resumed_execution replies, then payload, policy,
---          deadline (empty for none), and names and values of the tags; none of these when one of them cannot be read; or a
---          refusal, as the grant's or the claim's; or -1 and the error that has stopped it
+--       7 offset              members of the index that are passed over
+--       8 count               how many kinds follow
+--       9 kinds               N texts; executions of others are passed over, none for any kind
+--     9+N.. ids               pairs of a new lease_id and a new attempt_id; as many executions are claimed at most
+-- Replies  ok(then for each execution that was not passed over a list): 1, execution_id, what ff_claim_execution or
+--          ff_claim_resumed_execution replies behind OK, kind, payload, policy, deadline (empty for none), and names and
+--          values of the tags; nothing behind the kind when one of them cannot be read; or 0, execution_id, and the refusal
+--          of the grant or the claim; or -1, execution_id, and the error that has stopped it
 -- Refuses  invalid_input
 register('ffsuper_claim', function(keys, args)
   require_keys(keys, 7)
-  local ttl_ms = integer_argument(args[5], 'lease_ttl_ms')
-  local renewal_ms = math.floor(ttl_ms * 2 / 3)
-  local call = {
+  local ttl_ms, offset = integer_argument(args[5], 'lease_ttl_ms'), integer_argument(args[7], 'offset')
+  integer_argument(args[6], 'grant_ttl_ms')
+  local kinds, first_id = kinds_argument(args, 8)
+  if offset < 0 or first_id < 9 or (#args - first_id) % 2 == 0 then
+    refuse('invalid_input', 'offset and count must not be negative, and ids must be pairs')
+  end
+  local tag = tag_of(keys[1])
+  return walk_eligible({
     eligible = keys[1],
     blocked_route = keys[2],
     lease_expiry = keys[3],
@@ -130,31 +192,13 @@ register('ffsuper_claim', function(keys, args)
     active = keys[5],
     execution_deadline = keys[6],
     noop = keys[7],
-    tag = tag_of(keys[1]),
-    capabilities = text_argument(args[1], 'capabilities'),
+    tag = tag,
+    prefix = 'ff:exec:' .. tag .. ':',
     are_capabilities_valid = pcall(require_capability_limits, args[1], 'worker'),
-    term = new_term(args, ttl_ms, renewal_ms, server_time_ms()),
-    ttl_ms = ttl_ms,
-    renewal_ms = renewal_ms,
-    grant_ttl_ms = integer_argument(args[6], 'grant_ttl_ms'),
-  }
-  local claims = {}
-  for position = 7, #args, 3 do
-    local execution_id = args[position]
-    local prefix = exec_key(call.tag, execution_id, '')
-    claims[#claims + 1] = {
-      execution_id = execution_id,
-      lease_id = text_argument(args[position + 1], 'lease_id'),
-      attempt_id = text_argument(args[position + 2], 'attempt_id'),
-      prefix = prefix,
-      core = prefix .. 'core',
-      claim_grant = prefix .. 'claim_grant',
-      lease_current = prefix .. 'lease:current',
-    }
-  end
-  local reply = ok()
-  for position, claim in ipairs(claims) do
-    reply[2 + position] = claim_apart(call, claim)
-  end
-  return reply
+    term = new_term(args, ttl_ms, math.floor(ttl_ms * 2 / 3), server_time_ms()),
+    kinds = kinds,
+    args = args,
+    next_id = first_id,
+    has_lease = false, -- of the claim that is being made
+  }, offset)
 end)

@@ -28,41 +28,14 @@ register('ff_renew_lease', function(keys, args)
   local execution_id, attempt_index, attempt_id, lease_id, lease_epoch = args[1], args[2], args[3], args[4], args[5]
   local ttl_ms = number_argument(args[6], 'lease_ttl_ms')
   local grace_ms = number_argument(args[7], 'lease_history_grace_ms')
-  local record = require_execution(core, 'lifecycle_phase', 'ownership_state', 'lease_revoked_at',
-    'lease_expires_at', 'current_attempt_index', 'current_attempt_id', 'current_lease_id', 'current_lease_epoch',
-    'terminal_outcome')
-  if record[1] ~= 'active' then
-    refuse('execution_not_active', record[9] or '', record[8] or '')
-  end
-  if record[2] == 'lease_revoked' or is_set(record[3]) then
-    refuse('lease_revoked')
-  end
   local now_ms = server_time_ms()
-  if lease_expiry_ms(record[4]) <= now_ms then
-    mark_lease_expired(core, lease_history, now_ms)
-    refuse('lease_expired')
-  end
-  if record[5] ~= attempt_index or record[6] ~= attempt_id or record[7] ~= lease_id or record[8] ~= lease_epoch then
-    refuse('stale_lease')
-  end
-  local expires_at_ms = now_ms + ttl_ms
-  require_key_expiry(expires_at_ms + grace_ms, args)
+  require_renewable(core, lease_history, attempt_index, attempt_id, lease_id, lease_epoch, now_ms)
+  require_key_expiry(now_ms + ttl_ms + grace_ms, args)
   require_keys(keys, 4)
 
-  local now, expires_at = tostring(now_ms), tostring(expires_at_ms)
-  local renewal_deadline = tostring(now_ms + math.floor(ttl_ms * 2 / 3))
-  redis.call('HSET', core,
-    'lease_last_renewed_at', now,
-    'lease_renewal_deadline', renewal_deadline,
-    'lease_expires_at', expires_at,
-    'last_mutation_at', now)
-  redis.call('HSET', lease_current,
-    'last_renewed_at', now,
-    'renewal_deadline', renewal_deadline,
-    'expires_at', expires_at)
-  redis.call('PEXPIREAT', lease_current, expires_at_ms + grace_ms)
-  redis.call('ZADD', lease_expiry, expires_at_ms, execution_id)
-  return ok(expires_at)
+  local renewal = new_renewal(ttl_ms, grace_ms, now_ms)
+  write_renewal(core, lease_current, lease_expiry, execution_id, renewal)
+  return ok(renewal.expires_at)
 end)
 
 -- ff_mark_lease_expired_if_due: mark a lease whose time has run out, so that the execution can be taken over.

@@ -15,7 +15,7 @@ from ffsuper.channels import Candidates, Demand
 from ffsuper.errors import ServerAwayError, ServerError, ServerRefusedError
 from ffsuper.grants import Grants
 from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
-from tests.fakes import HOUR_S, pulses
+from tests.fakes import HOUR_S, named, pulses
 
 LANES = (LaneId("a"), LaneId("b"))
 POLL_S = 10.0
@@ -65,7 +65,7 @@ class Ends:
 
     async def found(self) -> ExecutionId:
         """Take one candidate."""
-        (candidate,) = (await self.candidates.receive()).found
+        (candidate,) = named(await self.candidates.receive())
         assert candidate.is_granted
         return candidate.execution_id
 

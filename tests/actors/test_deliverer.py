@@ -122,7 +122,7 @@ async def test_a_suspension_in_doubt_whose_signals_had_come_is_handed_back(
         rig.store.signals_at_hand = (ReceivedSignal("s", "go", "", "", "", "", 5, b""),)
         claim = await rig.finish(SUSPENDED, is_in_doubt=True)
         await rig.leases.receive()
-        assert rig.store.records[claim.lease.execution_id].state == "delayed"
+        assert rig.store.records[claim.lease.execution_id].state == "waiting"
         assert {outcome for _, outcome in rig.ledger.finished} == {"handed_back"}
 
 

@@ -39,6 +39,7 @@ from ffsuper.messages import (
     WaitpointCreated,
 )
 from ffsuper.sansio.ledger import Ledger
+from ffsuper.sansio.run_times import RUNS, SHORT_S
 from tests.fake_children import Behaviour, FakeChild, FakeForkServer
 from tests.fakes import HOUR_S, FakeStore, Record, candidate, pulses
 
@@ -343,7 +344,7 @@ async def test_a_hard_stop_kills_confirms_and_hands_back_without_spending_a_retr
         rig.stop_hard()
         await rig.finished()
         assert rig.fork_server.children[0].done_to_it == ["kill"]
-        assert (record.state, record.interrupted) == ("delayed", True)
+        assert (record.state, record.interrupted) == ("waiting", True)
         assert {outcome for _, outcome in rig.ledger.finished} == {"handed_back"}
 
 
@@ -596,7 +597,7 @@ async def test_several_run_in_one_child_and_one_that_hangs_costs_the_others_no_r
             await rig.finished()
         assert records[1].failure is not None
         assert records[1].failure.category == "timeout"
-        assert [(one.state, one.failure) for one in (records[0], records[2])] == [("delayed", None)] * 2
+        assert [(one.state, one.failure) for one in (records[0], records[2])] == [("waiting", None)] * 2
         assert {outcome: count for (_, outcome), count in rig.ledger.finished.items()} == {
             "failed": 1,
             "handed_back": 2,
@@ -701,3 +702,123 @@ async def test_what_runs_in_a_child_whose_death_is_not_confirmed_is_not_handed_b
         await rig.finished()
         assert record.state == "active"
         assert (rig.ledger.cut_off, {outcome for _, outcome in rig.ledger.finished}) == (1, {"lost"})
+
+
+# --- claiming ahead -------------------------------------------------------------------------------------------------
+
+
+async def short_runs(rig: Rig) -> None:
+    """Let the executor learn that runs are short."""
+    for _ in range(RUNS):
+        await rig.assign()
+        await rig.finished()
+
+
+async def test_while_a_kind_runs_that_has_been_short_the_next_execution_is_taken(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow(child: FakeChild, start: Start) -> None:
+        await trio.sleep(SHORT_S / 2)
+        child.say(Completed(start.payload))
+
+    async with executing(slow) as rig:
+        await short_runs(rig)
+        first, _ = await rig.assign()
+        second, _ = await rig.assign(payload=b"second")
+        assert first.state == "active"
+        await rig.finished()
+        await rig.finished()
+        assert (first.state, second.state, second.result) == ("completed", "completed", b"second")
+
+
+async def test_what_was_taken_ahead_does_not_wait_for_a_run_that_is_long_after_all(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def behaves(child: FakeChild, start: Start) -> None:
+        if start.payload == b"long":
+            await trio.sleep(60)
+        child.say(Completed(b""))
+
+    async with executing(behaves) as rig:
+        await short_runs(rig)
+        long, _ = await rig.assign(payload=b"long")
+        began_s = trio.current_time()
+        ahead, _ = await rig.assign()
+        await rig.finished()
+        assert (ahead.state, ahead.attempts, long.state) == ("waiting", 1, "active")
+        assert trio.current_time() - began_s == pytest.approx(SHORT_S)
+        await rig.finished()
+        assert long.state == "completed"
+        await rig.assign()
+        with trio.move_on_after(0):
+            await rig.slots.receive()
+            pytest.fail("the kind still counts as short")
+
+
+async def test_what_comes_for_the_slot_once_a_run_is_long_is_handed_back_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def behaves(child: FakeChild, start: Start) -> None:
+        if start.payload == b"long":
+            await trio.sleep(60)
+        child.say(Completed(b""))
+
+    async with executing(behaves) as rig:
+        await short_runs(rig)
+        await rig.assign(payload=b"long")
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        await trio.sleep(5)
+        slot.assignments.send_nowait(claim)
+        await rig.finished()
+        assert rig.store.records[claim.lease.execution_id].state == "waiting"
+        assert trio.current_time() < 6
+
+
+async def test_a_hard_stop_hands_back_what_was_taken_ahead(autojump_clock: trio.testing.MockClock) -> None:
+    async def behaves(child: FakeChild, start: Start) -> None:
+        if start.payload == b"long":
+            await trio.sleep(60)
+        child.say(Completed(b""))
+
+    async with executing(behaves) as rig:
+        await short_runs(rig)
+        long, _ = await rig.assign(payload=b"long")
+        ahead, _ = await rig.assign()
+        rig.stop_hard()
+        await rig.finished()
+        await rig.finished()
+        assert (long.state, ahead.state) == ("waiting", "waiting")
+        assert rig.ledger.cut_off == 1
+
+
+async def test_a_lease_that_ends_while_its_execution_waits_behind_another_is_not_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow(child: FakeChild, start: Start) -> None:
+        await trio.sleep(SHORT_S / 2)
+        child.say(Completed(start.payload))
+
+    async with executing(slow) as rig:
+        await short_runs(rig)
+        first, _ = await rig.assign()
+        ahead, lease_end = await rig.assign()
+        lease_end.send_nowait(ended(ahead, "stale_lease"))
+        await rig.finished()
+        await rig.finished()
+        assert (first.state, ahead.state) == ("completed", "active")
+        assert "interrupt lease_lost" in rig.fork_server.children[0].done_to_it
+
+
+async def test_many_tasks_in_a_child_take_nothing_ahead(autojump_clock: trio.testing.MockClock) -> None:
+    async def behaves(child: FakeChild, start: Start) -> None:
+        if start.payload == b"long":
+            await trio.sleep(60)
+        child.say(Completed(b""))
+
+    async with executing(behaves, tasks_per_process=2) as rig:
+        await short_runs(rig)
+        for _ in range(2):
+            await rig.assign(payload=b"long")
+        with trio.move_on_after(SHORT_S / 2):
+            await rig.slots.receive()
+            pytest.fail("a slot was offered")

@@ -11,7 +11,7 @@ from ffsuper.actors import reclaimer
 from ffsuper.channels import Candidates
 from ffsuper.messages import ClaimKind, ExecutionId, LaneId
 from ffsuper.store.takeovers import PAGE, Taker
-from tests.fakes import HOUR_S, LANE, FakeStore, candidate, pulses
+from tests.fakes import HOUR_S, LANE, FakeStore, candidate, named, pulses
 
 INTERVAL_S = 1.0
 PARTITIONS = range(4)
@@ -40,7 +40,7 @@ async def test_an_execution_whose_holder_is_gone_is_offered_at_once_when_its_lea
     execution = store.add(1)
     await store.claims.claim([candidate(store.records[execution])])
     async with reclaiming(store) as found:
-        (one,) = (await found.receive()).found
+        (one,) = named(await found.receive())
         assert (one.execution_id, one.claim) == (execution, ClaimKind.RECLAIM)
         assert 5.0 <= trio.current_time() <= 5.0 + reclaimer.SPREAD_S
 
@@ -51,7 +51,7 @@ async def test_others_expired_executions_are_left_and_hide_nothing(autojump_cloc
     ours = store.add(9999)
     await store.claims.claim([candidate(store.records[one]) for one in [*foreign, ours]])
     async with reclaiming(store) as found:
-        assert [one.execution_id for one in (await found.receive()).found] == [ours]
+        assert [one.execution_id for one in named(await found.receive())] == [ours]
 
 
 async def test_executions_of_other_lanes_are_not_offered(autojump_clock: trio.testing.MockClock) -> None:
@@ -83,7 +83,7 @@ async def test_the_reclaimer_waits_an_outage_out(autojump_clock: trio.testing.Mo
     async with reclaiming(store) as found:
         await trio.sleep(60)
         store.away = False
-        assert len((await found.receive()).found) == 1
+        assert len(named(await found.receive())) == 1
 
 
 async def test_what_stays_unclaimed_is_offered_a_few_times_and_then_again_after_a_rest(
@@ -108,5 +108,5 @@ async def test_what_cannot_be_claimed_does_not_hide_what_can(autojump_clock: tri
     seen = set[ExecutionId]()
     async with reclaiming(store) as found:
         while len(seen) < len(executions):
-            seen |= {one.execution_id for one in (await found.receive()).found}
+            seen |= {one.execution_id for one in named(await found.receive())}
         assert trio.current_time() < 6

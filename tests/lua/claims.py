@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from ffsuper.messages import AttemptId, Candidate, ClaimKind, Lease, LeaseId
-from ffsuper.store.batch_claims import claim_all
-from ffsuper.store.claim_calls import Identity, Wanted, block_route, context_reads, grant, take
+from ffsuper.messages import AttemptId, Candidate, ClaimKind, ExecutionId, Lease, LeaseId, Pick
+from ffsuper.store.batch_claims import claim_first
+from ffsuper.store.claim_calls import Identity, block_route, context_reads, grant, take
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua import executions
-from tests.lua.executions import LANE, POOL, WORKER, claim, create, lane_key
+from tests.lua.executions import CREATE, LANE, POOL, WORKER, claim, create, lane_key, new_keys
 from tests.lua.holders import FAR_MS, complete, delay, fail, promote
 from tests.lua.suspensions import put
 from tests.lua.world import World, decoded
@@ -23,6 +23,8 @@ from tests.lua.world import World, decoded
 # Whatever is written is a multiple of this after now, give or take what the test itself takes.
 APART_MS = 100_000
 ME = Identity(POOL, WORKER, "gpu,linux", lease_ttl_ms=3 * APART_MS)
+PLACE = Pick(LANE, 7)
+KIND = str(CREATE["execution_kind"])
 NEEDS_TPU = json.dumps({"routing_requirements": {"required_capabilities": ["tpu"]}})
 NEEDS_GPU = json.dumps({"routing_requirements": {"required_capabilities": ["gpu"]}})
 RETRY = json.dumps({"max_retries": 1, "backoff": {"type": "fixed", "delay_ms": 0}})
@@ -33,10 +35,12 @@ class Outcome:
     """What a claim has come to.
 
     Attributes:
+        execution_id: of what was tried.
         reply: as the protocol has it; the beginning of the text when an error has stopped it.
         context: as the commands reply that read it; None when there is none, or when one cannot be read.
     """
 
+    execution_id: str
     reply: Any
     context: list[Any] | None = None
 
@@ -162,59 +166,104 @@ KINDS: dict[str, Callable[[World], ExecutionKeys]] = {
 # --- claims -------------------------------------------------------------------------------------------------------
 
 
-def wish(keys: ExecutionKeys) -> Wanted:
-    """Return the wish for a lease of an execution, with new ids."""
+def offers(count: int) -> list[Lease]:
+    """Return leases to be taken, with new ids."""
+    return [offer() for _ in range(count)]
+
+
+def offer() -> Lease:
     lease_id, attempt_id = LeaseId(str(uuid.uuid4())), AttemptId(str(uuid.uuid4()))
-    lease = Lease(keys.id, LANE, lease_id, 0, attempt_id, 0, ME.lease_ttl_ms, 0.0)
-    return Wanted(Candidate(keys.id, LANE, ClaimKind.NEW, "thumbnail"), lease)
+    return Lease(ExecutionId(""), LANE, lease_id, 0, attempt_id, 0, ME.lease_ttl_ms, 0.0)
 
 
-def claim_together(world: World, wishes: Sequence[Wanted], identity: Identity = ME) -> Any:
+def ranges_read(world: World, act: Callable[[], object]) -> list[list[str]]:
+    """Return from where to where indexes are read meanwhile."""
+    with world.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        act()
+        world.redis.echo("end")
+        told: list[list[str]] = [[]]
+        while told[-1] != ["ECHO", "end"]:
+            told.append(monitor.next_command()["command"].split())
+    return [command[2:] for command in told if command[:1] == ["ZRANGE"]]
+
+
+def claim_together(
+    world: World,
+    leases: Sequence[Lease],
+    *,
+    offset: int = 0,
+    kinds: Sequence[str] = (),
+    identity: Identity = ME,
+) -> Any:
     """Call ffsuper_claim; return its whole reply, undecoded."""
-    return world.command(*claim_all(wishes, identity).command)
+    return world.command(*claim_first(replace(PLACE, offset=offset), kinds, leases, identity).command)
 
 
-def outcomes_together(world: World, wishes: Sequence[Wanted], identity: Identity = ME) -> list[Outcome]:
+def outcomes_together(world: World, leases: Sequence[Lease], **changes: Any) -> list[Outcome]:
     """Claim in one call."""
-    reply = claim_together(world, wishes, identity)
+    reply = claim_together(world, leases, **changes)
     assert reply[:2] == [1, b"OK"]
     return [outcome_of(one) for one in reply[2:]]
 
 
 def outcome_of(reply: Any) -> Outcome:
     match decoded(reply):
-        case [-1, text]:
-            return Outcome(text.partition(" ")[0])
-        case [1, "OK", *fields] if len(fields) > 6:
-            payload, policy, deadline, *tags = fields[6:]
-            tags_by_name = dict(zip(tags[::2], tags[1::2], strict=True))
-            return Outcome([1, "OK", *fields[:6]], [payload, policy, deadline, tags_by_name])
+        case [-1, execution_id, text]:
+            return Outcome(execution_id, text.partition(" ")[0])
+        case [1, execution_id, *fields]:
+            lease, kind, context = fields[:6], fields[6], fields[7:]
+            assert kind == KIND
+            return Outcome(execution_id, [1, "OK", *lease], with_named_tags(context) if context else None)
+        case [0, execution_id, *refusal]:
+            return Outcome(execution_id, [0, *refusal])
         case other:
-            return Outcome(other)
+            raise AssertionError(other)
 
 
-def outcome_apart(world: World, one: Wanted, identity: Identity = ME) -> Outcome:
+def with_named_tags(context: list[str]) -> list[Any]:
+    payload, policy, deadline, *tags = context
+    return [payload, policy, deadline, dict(zip(tags[::2], tags[1::2], strict=True))]
+
+
+def outcomes_apart(world: World, leases: Sequence[Lease], offset: int = 0) -> list[Outcome]:
+    """Claim what comes first by the protocol's calls, one execution after the other, until all leases are taken.
+
+    An error leaves a lease's ids in a record, unless it comes from reading that.
+    """
+    members: Any = world.redis.zrange(lane_key(new_keys(), "eligible"), offset, -1)
+    left, found = list(leases), []
+    for member in members:
+        if not left:
+            break
+        keys = ExecutionKeys.of(ExecutionId(member.decode()))
+        is_readable = world.redis.type(keys.core) in (b"hash", b"none")
+        outcome = outcome_apart(world, keys, left[0])
+        found.append(outcome)
+        if is_readable and (isinstance(outcome.reply, str) or outcome.reply[0] == 1):
+            left.pop(0)
+    return found
+
+
+def outcome_apart(world: World, keys: ExecutionKeys, offered: Lease, identity: Identity = ME) -> Outcome:
     """Claim by the protocol's calls, each made only when the one before it has not refused."""
-    candidate, lease = one.candidate, one.lease
+    candidate, lease = Candidate(keys.id, LANE, ClaimKind.NEW, KIND), replace(offered, execution_id=keys.id)
     reply = reply_to(world, grant(candidate, identity).command)
     if isinstance(reply, list) and reply[0] == 1:
         reply = reply_to(world, take(candidate, lease, identity).command)
     elif reply[:2] == [0, "capability_mismatch"]:
         reply_to(world, block_route(candidate, world.now_ms()).command)
     if reply == [0, "use_claim_resumed_execution"]:
-        index = int(world.value(ExecutionKeys.of(lease.execution_id).core)["current_attempt_index"])
-        again = Candidate(lease.execution_id, LANE, ClaimKind.RESUMED, "thumbnail", index)
+        index = int(world.value(keys.core)["current_attempt_index"])
+        again = replace(candidate, claim=ClaimKind.RESUMED, attempt_index=index)
         reply = reply_to(world, take(again, lease, identity).command)
     if isinstance(reply, str) or reply[0] != 1:
-        return Outcome(reply)
-    return Outcome(reply, context_apart(world, one))
+        return Outcome(keys.id, reply)
+    return Outcome(keys.id, reply, context_apart(world, candidate, lease))
 
 
-def context_apart(world: World, one: Wanted) -> list[Any] | None:
+def context_apart(world: World, candidate: Candidate, lease: Lease) -> list[Any] | None:
     """Read the context by a command each."""
-    payload, tags, policy, deadline = (
-        reply_to(world, call.command) for call in context_reads(one.candidate, one.lease)
-    )
+    payload, tags, policy, deadline = (reply_to(world, call.command) for call in context_reads(candidate, lease))
     if "WRONGTYPE" in (payload, tags, policy, deadline):
         return None
     flat = iter([] if tags is None else [part for pair in tags.items() for part in pair] if tags else [])

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from ffsuper.store import libraries
-from tests.lua import budgets, claims, flows, frames, signals, suspensions, test_quota
+from tests.lua import budgets, claims, flows, frames, signals, suspensions, test_quota, test_renew_together
 from tests.lua.executions import call_claim_resumed, call_reclaim, claim, claimed, create, grant, grant_reclaim
 from tests.lua.holders import cancel, complete, delay, expire, fail, mark, promote, renew, revoke
 from tests.lua.suspensions import EXECUTION, KEYS, PENDING, WAITPOINT, put
@@ -71,10 +71,21 @@ def test_a_delayed_attempt_is_resumed(cluster: World) -> None:
 
 
 def test_executions_of_every_kind_are_claimed_in_one_call(cluster: World) -> None:
-    kinds = ("plain", "with deadline", "retried", "replayed", "resumed later", "not capable", "damaged attempts")
-    outcomes = claims.outcomes_together(cluster, [claims.wish(claims.KINDS[kind](cluster)) for kind in kinds])
-    answers = [one.reply if isinstance(one.reply, str) else one.reply[1] for one in outcomes]
-    assert answers == [*["OK"] * 5, "capability_mismatch", "WRONGTYPE"]
+    cluster.redis.flushall()
+    plain = dict.fromkeys(("plain", "with deadline", "retried", "replayed", "resumed later"), "OK")
+    expected = {**plain, "not capable": "capability_mismatch", "damaged attempts": "WRONGTYPE"}
+    kinds = {str(claims.KINDS[kind](cluster).id): kind for kind in expected}
+    outcomes = claims.outcomes_together(cluster, claims.offers(len(kinds)))
+    answers = {one.execution_id: one.reply if isinstance(one.reply, str) else one.reply[1] for one in outcomes}
+    assert {kinds[execution]: answer for execution, answer in answers.items()} == expected
+
+
+def test_leases_of_every_kind_are_renewed_in_one_call(cluster: World) -> None:
+    kinds = ("plain", "run out", "damaged lease", "gone", "with a stream")
+    held = [test_renew_together.KINDS[kind](cluster) for kind in kinds]
+    answers = test_renew_together.renew_together(cluster, held)
+    words = [one if isinstance(one, str) else one[1] for one in answers]
+    assert words == ["OK", "lease_expired", "WRONGTYPE", "execution_not_found", "OK"]
 
 
 @pytest.mark.parametrize("how", ["expired", "revoked"])

@@ -50,7 +50,7 @@ def test_one_index_among_thousands_is_found_in_a_few_steps(world: World) -> None
     assert commands(world) - before <= 30
 
 
-@pytest.mark.parametrize("args", [["x"], [2, "a"], ["1.5", "a"]])
+@pytest.mark.parametrize("args", [["x"], [2, "a"], ["1.5", "a"], [-1, "a"], [1, "a", "b", -2]])
 def test_groups_that_are_cut_short_are_refused(world: World, args: list[str]) -> None:
     for function in ("ffsuper_present", "ffsuper_due"):
         assert world.call(function, NODE, list(args))[:2] == [0, "invalid_input"]

@@ -16,7 +16,7 @@ from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
-from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId
+from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId, Pick
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
 from ffsuper.store import libraries
@@ -27,6 +27,7 @@ from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.looks import Looks, indexes
 from ffsuper.store.replies import ElsewhereError
+from ffsuper.store.scans import Waiting
 from ffsuper.store.store import open_store, prepare
 from tests.cluster import Cluster, running_cluster
 
@@ -146,6 +147,41 @@ async def test_work_on_every_server_is_found_in_one_scan_and_claimed(cluster: Cl
         ]
 
 
+async def test_work_on_every_server_is_found_in_one_look_and_picked(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    lanes = [LaneId(f"looked-at-{number}") for number in range(12)]
+    with Client(settings) as client:
+        executions = [client.submit("job", lane=lane) for lane in lanes for _ in range(2)]
+    assert len({cluster.master_of(slot_of(one)).port for one in executions}) == 3
+    async with open_store(settings, Identity("test", "test-1", "", 60_000), 32, boottime_s) as store:
+        places = [Place(lane, partition) for lane in lanes for partition in range(256)]
+        found = await store.scans.waiting(places, ["job"])
+        assert [(one.place.lane, one.members, one.skipped) for one in found] == [(lane, 2, 0) for lane in lanes]
+        assert {one.first for one in found} <= set(executions)
+        picks = [Pick(one.place.lane, one.place.partition) for one in found for _ in range(3)]
+        claims = await store.claims.claim(picks, ["job"])
+        assert sorted(one.lease.execution_id for one in claims if isinstance(one, Claim)) == sorted(executions)
+        assert await store.scans.waiting(places, ["job"]) == []
+
+
+async def test_a_slot_that_has_moved_is_found_again_by_a_later_look(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    lane = LaneId("moved-lane")
+    place = Place(lane, of_bytes(lane.encode(), 256))
+    source = cluster.master_of(slot_of(f"{{fp:{place.partition}}}"))
+    beside = [number for number in range(256) if cluster.master_of(slot_of(f"{{fp:{number}}}")).port == source.port]
+    places = [*(Place(lane, number) for number in beside if number != place.partition), place]
+    async with open_store(settings, Identity("test", "test-1", "", 60_000), 32, boottime_s) as store:
+        assert await store.scans.waiting(places, ["job"]) == []
+        with Client(settings) as client:
+            execution = client.submit("job", lane=lane)
+        cluster.move_slot(slot_of(execution), source, cluster.another_master(source))
+        looks = [await store.scans.waiting(places, ["job"]) for _ in range(3)]
+        assert (looks[0], looks[-1]) == ([], [Waiting(place, 1, 0, execution)])
+        (claim,) = await store.claims.claim([Pick(lane, place.partition)])
+        assert isinstance(claim, Claim)
+
+
 async def test_nothing_is_claimed_while_its_slot_moves_and_all_of_it_afterwards(
     cluster: Cluster, settings: StoreConfig
 ) -> None:
@@ -153,7 +189,7 @@ async def test_nothing_is_claimed_while_its_slot_moves_and_all_of_it_afterwards(
     lane = LaneId("moving-lane")
     with Client(settings) as client:
         first, *executions = [client.submit("job", lane=lane) for _ in range(4)]
-    candidates = [Candidate(one, lane, ClaimKind.NEW, "job") for one in executions]
+    picks = [Pick(lane, of_bytes(lane.encode(), 256))] * 3
     slot = slot_of(first)
     source = cluster.master_of(slot)
     target = cluster.another_master(source)
@@ -164,13 +200,32 @@ async def test_nothing_is_claimed_while_its_slot_moves_and_all_of_it_afterwards(
             source.ask("ZADD", index, 5, "x")  # with these, all indexes are there, and only new keys are not
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-        refusals = await store.claims.claim(candidates)
+        refusals = await store.claims.claim(picks)
         assert all(isinstance(one, ElsewhereError) for one in refusals)
         with Client(settings) as client:
             assert set(client.states(executions)) == {"waiting"}
         cluster.move_slot(slot, source, target)
-        claims = await store.claims.claim(candidates)
-        assert all(isinstance(one, Claim) for one in claims)
+        claims = await store.claims.claim(picks)
+        assert {one.lease.execution_id for one in claims if isinstance(one, Claim)} == set(executions)
+
+
+async def test_a_lease_is_renewed_also_while_its_slot_moves(cluster: Cluster, settings: StoreConfig) -> None:
+    prepare(settings)
+    lane = LaneId("held-lane")
+    with Client(settings) as client:
+        executions = [client.submit("job", lane=lane) for _ in range(2)]
+    slot = slot_of(executions[0])
+    source = cluster.master_of(slot)
+    target = cluster.another_master(source)
+    async with open_store(settings, Identity("test", "test-1", "", 60_000), 32, boottime_s) as store:
+        claims = await store.claims.claim([Candidate(one, lane, ClaimKind.NEW, "job") for one in executions])
+        leases = [one.lease for one in claims if isinstance(one, Claim)]
+        assert await store.leases.renew(leases) == [None, None]
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        assert await store.leases.renew(leases) == [None, None]
+        cluster.move_slot(slot, source, target)
+        assert await store.leases.renew(leases) == [None, None]
 
 
 async def test_announcements_are_heard_from_every_server(cluster: Cluster, settings: StoreConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from ffsuper.messages import (
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
 from ffsuper.store.claims import Identity
+from ffsuper.store.delivery import HANDED_BACK
 from ffsuper.store.looks import Index
 from ffsuper.store.presence import Presence
 from ffsuper.store.store import Store, open_presence, open_store, prepare
@@ -127,7 +129,7 @@ async def test_an_outcome_ends_the_lease_and_can_be_proved_afterwards(subject: S
     with pytest.raises(LeaseLostError):
         await subject.store.outcomes.deliver(claim.lease, outcome, b"")
     assert await subject.store.outcomes.was_delivered(claim.lease, outcome)
-    (renewal,) = await subject.store.leases.renew([claim.lease], 5)
+    (renewal,) = await subject.store.leases.renew([claim.lease])
     assert isinstance(renewal, LeaseLostError)
 
 
@@ -138,11 +140,38 @@ async def test_another_outcome_is_not_taken_for_ours(subject: Subject) -> None:
     assert not await subject.store.outcomes.was_delivered(claim.lease, Deferred(0))
 
 
+async def test_what_is_handed_back_can_be_claimed_at_once_and_goes_on(subject: Subject) -> None:
+    execution = subject.add()
+    claim = await subject.claim()
+    assert await subject.store.outcomes.deliver_all([(claim, HANDED_BACK)]) == [None]
+    again = await subject.claim()
+    assert (again.lease.execution_id, again.lease.attempt_index) == (execution, claim.lease.attempt_index)
+
+
+async def test_what_is_deferred_waits_for_its_time(subject: Subject) -> None:
+    subject.add()
+    claim = await subject.claim()
+    await subject.store.outcomes.deliver(claim.lease, Deferred(int(time.time() * 1000) + 60_000), b"")
+    (page,) = await subject.store.scans.eligible([subject.place], 10, ())
+    assert page.candidates == ()
+
+
+async def test_outcomes_delivered_together_fail_each_by_itself(subject: Subject) -> None:
+    subject.add()
+    first = await subject.claim()
+    await subject.store.outcomes.deliver(first.lease, Completed(b""), b"")
+    subject.add()
+    second = await subject.claim()
+    results = await subject.store.outcomes.deliver_all([(first, HANDED_BACK), (second, Completed(b"kept"))])
+    assert isinstance(results[0], LeaseLostError)
+    assert results[1] is None
+
+
 async def test_a_held_lease_is_renewed_as_often_as_asked(subject: Subject) -> None:
     subject.add()
     claim = await subject.claim()
     for _ in range(3):
-        assert await subject.store.leases.renew([claim.lease], 5) == [None]
+        assert await subject.store.leases.renew([claim.lease]) == [None]
 
 
 async def taken_away(subject: Subject) -> Candidate:
@@ -172,7 +201,7 @@ async def test_a_lease_that_ran_out_is_reclaimed_by_a_new_attempt_and_the_old_on
     assert (new.lease.epoch, new.lease.attempt_index) == (2, 1)
     with pytest.raises(LeaseLostError):
         await subject.store.outcomes.deliver(old.lease, Completed(b"stale"), b"")
-    (renewal,) = await subject.store.leases.renew([old.lease], 5)
+    (renewal,) = await subject.store.leases.renew([old.lease])
     assert isinstance(renewal, LeaseLostError)
 
 

@@ -24,9 +24,11 @@ from ffsuper.messages import (
     CreateWaitpoint,
     Deferred,
     Emit,
+    ExecutionId,
     Failed,
     OnTimeout,
     Outcome,
+    Pick,
     ReportUsage,
     Suspended,
     UsageReported,
@@ -34,26 +36,30 @@ from ffsuper.messages import (
     WaitpointCreated,
 )
 from ffsuper.store.claims import ClaimDoubtError, Identity
+from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.store import Store, open_store, prepare
 from tests.fakes import LANE
 from tests.proxy import Proxy, running_proxy
-from tests.store.older import prepare_older
 
 IDENTITY = Identity("test", "test-1", "", 60_000)
 
 
-# What claims with library ffsuper, and what claims with an older one that lacks it.
-CLAIMING = [pytest.param("ffsuper_claim", id="together"), pytest.param("ff_claim_execution", id="apart")]
+# What claims whatever comes first at a place, and what claims a candidate.
+CLAIMING = [pytest.param("ffsuper_claim", id="picked"), pytest.param("ff_claim_execution", id="candidate")]
+
+
+def chosen(function: str, candidate: Candidate) -> Candidate | Pick:
+    """Return what has the function called."""
+    partition = int(ExecutionKeys.of(candidate.execution_id).tag[4:-1])
+    return Pick(candidate.lane, partition) if function == "ffsuper_claim" else candidate
 
 
 @asynccontextmanager
-async def behind_proxy(
-    server_url: str, folder: Path, claiming: str = "ffsuper_claim"
-) -> AsyncIterator[tuple[Store, Proxy, Candidate]]:
+async def behind_proxy(server_url: str, folder: Path) -> AsyncIterator[tuple[Store, Proxy, Candidate]]:
     """Provide a store behind a proxy, and one execution that is waiting there."""
     with redis.Redis.from_url(server_url) as server:
         server.flushall()
-    settings = StoreConfig(url=server_url) if claiming == "ffsuper_claim" else prepare_older(server_url)
+    settings = StoreConfig(url=server_url)
     prepare(settings)
     with Client(server_url) as client:
         execution = client.submit("job", b"\x00\xff")
@@ -69,28 +75,77 @@ async def behind_proxy(
 async def test_a_claim_whose_answer_was_lost_is_found_and_adopted_whole(
     function: str, server_url: str, tmp_path: Path
 ) -> None:
-    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
         proxy.lose_reply_to = lambda request: function.encode() in request
-        (doubt,) = await store.claims.claim([candidate])
+        (doubt,) = await store.claims.claim([chosen(function, candidate)])
         assert isinstance(doubt, ClaimDoubtError)
         claim = await store.claims.look_up(doubt)
         assert isinstance(claim, Claim)
+        assert (claim.lease.execution_id, claim.lease.lane) == (candidate.execution_id, candidate.lane)
         assert (claim.lease.lease_id, claim.lease.epoch) == (doubt.lease.lease_id, 1)
-        assert (claim.payload, claim.attempt_type) == (b"\x00\xff", "initial")
-        assert await store.leases.renew([claim.lease], 5) == [None]
+        assert claim.lease.attempt_id == doubt.lease.attempt_id
+        assert (claim.execution_kind, claim.payload, claim.attempt_type) == ("job", b"\x00\xff", "initial")
+        assert await store.leases.renew([claim.lease]) == [None]
 
 
 @pytest.mark.parametrize("function", CLAIMING)
 async def test_a_claim_that_never_arrived_is_known_not_to_be_ours(
     function: str, server_url: str, tmp_path: Path
 ) -> None:
-    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
         proxy.lose_request = lambda request: function.encode() in request
-        (doubt,) = await store.claims.claim([candidate])
+        (doubt,) = await store.claims.claim([chosen(function, candidate)])
         assert isinstance(doubt, ClaimDoubtError)
         assert isinstance(await store.claims.look_up(doubt), RefusedError)
-        (claim,) = await store.claims.claim([candidate])
+        (claim,) = await store.claims.claim([chosen(function, candidate)])
         assert isinstance(claim, Claim)
+
+
+async def test_picks_whose_answers_were_lost_are_told_apart_from_one_another_and_from_what_is_held(
+    server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        held = await claimed(store, candidate)
+        with Client(server_url) as client:
+            more = [client.submit("job", str(number).encode(), priority=9 - number) for number in range(2)]
+        pick = chosen("ffsuper_claim", candidate)
+        proxy.lose_reply_to = lambda request: b"ffsuper_claim" in request
+        doubts = [one for one in await store.claims.claim([pick] * 3) if isinstance(one, ClaimDoubtError)]
+        assert [one.lease.execution_id for one in doubts] == [""] * 3
+        *claims, nothing = [await store.claims.look_up(doubt) for doubt in doubts]
+        found = [one for one in claims if isinstance(one, Claim)]
+        assert [one.lease.execution_id for one in found] == more
+        assert [one.payload for one in found] == [b"0", b"1"]
+        assert isinstance(nothing, RefusedError)
+        assert await store.leases.renew([held.lease, *(one.lease for one in found)]) == [None] * 3
+
+
+async def test_a_pick_stays_in_doubt_while_what_is_held_cannot_be_read(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        proxy.lose_reply_to = lambda request: b"ffsuper_claim" in request
+        (doubt,) = await store.claims.claim([chosen("ffsuper_claim", candidate)])
+        assert isinstance(doubt, ClaimDoubtError)
+        keys = ExecutionKeys.of(candidate.execution_id)
+        for lost in (b"SMEMBERS", keys.core.encode()):
+            proxy.lose_reply_to = lambda request, lost=lost: lost in request
+            assert await store.claims.look_up(doubt) is doubt
+        claim = await store.claims.look_up(doubt)
+        assert isinstance(claim, Claim)
+        assert claim.lease.execution_id == candidate.execution_id
+
+
+async def test_damage_among_what_is_held_hides_nothing(server_url: str, tmp_path: Path) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        pick, keys = chosen("ffsuper_claim", candidate), ExecutionKeys.of(candidate.execution_id)
+        with redis.Redis.from_url(server_url) as server:
+            held = keys.partition.worker_leases(IDENTITY.instance_id)
+            server.sadd(held, "nonsense", "{fp:1}:gone", "{fp:1}:damaged")
+            server.set(ExecutionKeys.of(ExecutionId("{fp:1}:damaged")).core, "damaged")
+        for lose, expected in (("lose_request", RefusedError), ("lose_reply_to", Claim)):
+            setattr(proxy, lose, lambda request: b"ffsuper_claim" in request)
+            (doubt,) = await store.claims.claim([pick])
+            assert isinstance(doubt, ClaimDoubtError)
+            assert isinstance(await store.claims.look_up(doubt), expected)
 
 
 async def claimed(store: Store, candidate: Candidate) -> Claim:
@@ -142,10 +197,10 @@ async def test_an_outcome_that_never_arrived_is_delivered_by_the_next_try(
 async def test_a_renewal_whose_answer_was_lost_is_simply_repeated(server_url: str, tmp_path: Path) -> None:
     async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
         claim = await claimed(store, candidate)
-        proxy.lose_reply_to = lambda request: b"ff_renew_lease" in request
-        (result,) = await store.leases.renew([claim.lease], 5)
+        proxy.lose_reply_to = lambda request: b"ffsuper_renew" in request
+        (result,) = await store.leases.renew([claim.lease])
         assert isinstance(result, OutcomeUnknownError | StoreUnavailableError)
-        assert await store.leases.renew([claim.lease], 5) == [None]
+        assert await store.leases.renew([claim.lease]) == [None]
 
 
 FRAMES = [Emit(1, "delta", "", str(number).encode()) for number in range(20)]
@@ -205,29 +260,28 @@ async def test_a_suspension_that_was_satisfied_at_once_is_found_though_its_answe
         signals = await store.outcomes.deliver(claim.lease, outcome, b"")
         assert signals is not None
         assert [(one.name, one.payload) for one in signals] == [("go", b"early")]
-        assert await store.leases.renew([claim.lease], 5) == [None]
+        assert await store.leases.renew([claim.lease]) == [None]
 
 
 @pytest.mark.parametrize(
     ("function", "kind"),
     [
-        ("ffsuper_claim", ClaimKind.RESUMED),
-        ("ffsuper_claim", ClaimKind.NEW),  # it was to be resumed only after it had been looked at
+        ("ffsuper_claim", ClaimKind.NEW),
         ("ff_claim_resumed_execution", ClaimKind.RESUMED),
-        ("ff_claim_resumed_execution", ClaimKind.NEW),
+        ("ff_claim_resumed_execution", ClaimKind.NEW),  # it was to be resumed only after it had been looked at
     ],
 )
 async def test_the_signals_of_a_resumed_claim_whose_answer_was_lost_are_found_too(
     function: str, kind: ClaimKind, server_url: str, tmp_path: Path
 ) -> None:
-    async with behind_proxy(server_url, tmp_path, function) as (store, proxy, candidate):
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
         claim = await claimed(store, candidate)
         outcome = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
         assert await store.outcomes.deliver(claim.lease, outcome, b"") is None
         with Client(server_url) as client:
             client.signal(candidate.execution_id, "go", b"now")
         proxy.lose_reply_to = lambda request: function.encode() in request
-        (doubt,) = await store.claims.claim([replace(candidate, claim=kind)])
+        (doubt,) = await store.claims.claim([chosen(function, replace(candidate, claim=kind))])
         assert isinstance(doubt, ClaimDoubtError)
         resumed = await store.claims.look_up(doubt)
         assert isinstance(resumed, Claim)
