@@ -1,12 +1,13 @@
 -- What the ends of a lease and of an execution have in common. Times come as text: that is cheaper than to have the
--- server print the same number again for each field.
+-- server print the same number again for each field. What is published is a hint: a caller who may not publish it has
+-- ended the lease all the same.
 
 -- Tells the engine that a member of a flow has ended; nobody else is told.
 -- flow_id: as read; unset outside a flow
 -- outcome: success, failed or cancelled
 local function publish_completion(flow_id, execution_id, outcome)
   if is_set(flow_id) then
-    redis.call('PUBLISH', 'ff:dag:completions',
+    redis.pcall('PUBLISH', 'ff:dag:completions',
       cjson.encode({ execution_id = execution_id, flow_id = flow_id, outcome = outcome }))
   end
 end
@@ -14,7 +15,7 @@ end
 -- Tells the worker that runs an execution, if it listens, that its lease was taken away: its next renewal would find
 -- out, and it need not wait for that.
 local function announce_lease_end(execution_id)
-  redis.call('PUBLISH', 'ffsuper:lease_ends', execution_id)
+  redis.pcall('PUBLISH', 'ffsuper:lease_ends', execution_id)
 end
 
 -- Closes an attempt's output stream, if it has one.

@@ -26,3 +26,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
 def world(server: redis.Redis) -> World:
     server.flushall()
     return World(server)
+
+
+@pytest.fixture
+def restricted(server: redis.Redis, world: World) -> Iterator[World]:
+    """Connect as a user who may use no channel."""
+    world.command("ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels")
+    path = server.connection_pool.connection_kwargs["path"]
+    with redis.Redis(unix_socket_path=path, protocol=2, username="mute", password="any") as client:
+        yield World(client)
+    world.command("ACL", "DELUSER", "mute")

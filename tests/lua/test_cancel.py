@@ -273,3 +273,16 @@ def test_an_active_record_that_lacks_its_lease_and_attempt_is_cancelled(world: W
     assert cancel(world, lease.keys) == [1, "OK", "cancelled", "active"]
     event = world.value(lease.keys.part("lease:history"))[-1]
     assert event[:8] == ("event", "released", "lease_id", "", "lease_epoch", "", "attempt_index", "")
+
+
+def test_who_may_use_no_channel_cancels_all_the_same(world: World, restricted: World) -> None:
+    lease = claim(world)
+    assert cancel(restricted, lease.keys)[:2] == [1, "OK"]
+    assert world.value(lease.keys.core)["public_state"] == "cancelled"
+
+
+def test_who_may_use_no_channel_cancels_a_member_of_a_flow_all_the_same(world: World, restricted: World) -> None:
+    keys = create(world)
+    put(world, keys.core, flow_id=FLOW)
+    assert cancel(restricted, keys)[:2] == [1, "OK"]
+    assert world.value(keys.core)["public_state"] == "cancelled"

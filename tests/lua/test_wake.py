@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import fakeredis
@@ -317,16 +317,6 @@ def test_nothing_is_added_to_an_eligible_index_without_a_word() -> None:
 
 
 # --- when it cannot be said ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def restricted(server: redis.Redis, world: World) -> Iterator[World]:
-    """Connect as a user who may use no channel."""
-    world.command("ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels")
-    path = server.connection_pool.connection_kwargs["path"]
-    with redis.Redis(unix_socket_path=path, protocol=2, username="mute", password="any") as client:
-        yield World(client)
-    world.command("ACL", "DELUSER", "mute")
 
 
 def test_who_may_not_use_the_channel_fills_the_index_as_ever(world: World, restricted: World) -> None:

@@ -139,14 +139,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("actor", "function"), [("claimer", "claim_for"), ("deliverer", "try_all"), ("scanner", "tally")]
+    ("actor", "function"), [("claimer", "claim_for"), ("deliverer", "try_all"), ("scanner", "jittered")]
 )
 def test_a_worker_with_an_actor_that_is_stuck_stops_saying_that_it_is_alive(
     workers: Workers, client: Client, store: redis.Redis, tmp_path: Path, systemd: Systemd, actor: str, function: str
 ) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(STUCK.format(actor=actor, function=function))
-    if function == "tally":  # a plain function: one that blocks the whole program
+    if function == "jittered":  # a plain function: one that blocks the whole program
         script.write_text(script.read_text().replace("async def", "def").replace("await trio.sleep_forever", "hang"))
         script.write_text("import time\ndef hang():\n    time.sleep(3600)\n" + script.read_text())
     workers.program = (str(script),)
@@ -155,11 +155,11 @@ def test_a_worker_with_an_actor_that_is_stuck_stops_saying_that_it_is_alive(
         "WATCHDOG_USEC": "200000",
         "PYTHONPATH": str(Path.cwd()),
     }
-    worker = workers.start("same", **SHORT) if function != "tally" else workers.launch("same", **SHORT)
+    worker = workers.start("same", **SHORT) if function != "jittered" else workers.launch("same", **SHORT)
     systemd.wait_for("WATCHDOG")
     client.submit("echo", b"")
     eventually(lambda: alive(store, "same") is None, "the end of the alive key")
-    if function != "tally":
+    if function != "jittered":
         worker.wait_for("actor stuck", actor=actor)
         systemd.wait_for("STATUS", f"Stuck: {actor}")
     systemd.drain()

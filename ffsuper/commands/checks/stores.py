@@ -13,7 +13,7 @@ from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreAccessError, StoreError, StoreUnavailableError, StoreUnsuitableError
 from ffsuper.store import keys, libraries
-from ffsuper.store.announcements import LEASE_ENDS, ORDERS
+from ffsuper.store.announcements import ELIGIBLE, LEASE_ENDS, ORDERS
 from ffsuper.store.cluster import is_cluster, open_wire
 from ffsuper.store.embedded import EMBEDDED, why_not_started
 from ffsuper.store.embedded_server import server_program
@@ -32,6 +32,7 @@ NEEDED: tuple[Command, ...] = (
     ("HGETALL", keys.PARTITION_CONFIG),
     ("SADD", keys.LANES, ""),
     ("SET", keys.worker_alive(""), ""),
+    ("SUBSCRIBE", ELIGIBLE),
     ("SUBSCRIBE", LEASE_ENDS),
     ("SUBSCRIBE", ORDERS),
 )
