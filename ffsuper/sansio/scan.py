@@ -56,8 +56,10 @@ class ScanOrder:
         """Return the places to read now: those with work last time, and the next ones of the round.
 
         Args:
-            count: of the round's.
+            count: of the round's, while there is no work; else a window's, for a look is paid for by what it finds.
         """
+        if self._hot:
+            count = min(count, WINDOW)
         if self.round_was_fruitless:
             self._fruitless = 0
         window = self._round[self._position : self._position + count]
