@@ -42,6 +42,8 @@ LOG = logging.getLogger(__name__)
 # reclaimer knows of each before it ends.
 RECLAIM_SHARE = 0.1
 RECLAIM_INTERVAL_S = (0.8, 3.0)
+# Outcomes on their way to the store; more would only pile up behind one that is slow, or away in part.
+UNDELIVERED_PER_SLOT = 8
 # What a hard stop may take: the kills, their confirmation, the hand-back.
 HAND_BACK_S = 10.0
 
@@ -108,6 +110,7 @@ class Line:
         self._fork_server = fork_server
         self._first_child: Child | None = first_child
         self._is_told = is_told
+        self._undelivered = trio.Semaphore(UNDELIVERED_PER_SLOT * self.offer.slots)
         self._retired = trio.Event()
 
     def retire(self) -> None:
@@ -177,7 +180,10 @@ class Line:
         with self._keeping:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lease_renewer.run, self.store.leases, news, margin_s, boottime_s, self._pulses)
-                nursery.start_soon(deliverer.run, self.store.outcomes, finished, leases, self._pulses, self._ledger)
+                nursery.start_soon(
+                    deliverer.run,
+                    *(self.store.outcomes, finished, leases, self._undelivered, self._pulses, self._ledger),
+                )
 
     async def _execute(self, slots: trio.MemorySendChannel[Slot], finished: trio.MemorySendChannel[Finished]) -> None:
         """Be an executor, once there is a seat."""
@@ -195,9 +201,11 @@ class Line:
                     self.store.attempts,
                     slots.clone(),
                     finished.clone(),
+                    self._undelivered,
                     self._retired,
                     self.draining,
                     self._config.lease.margin_ms / 1000,
+                    boottime_s,
                     self._config.children,
                     self._pulses,
                     self._ledger,

@@ -102,6 +102,7 @@ class FakeStore:
         lanes: those that workers have served.
         signals_at_hand: signals that have come before the next suspension.
         picks: the store picks executions by itself.
+        slow_s: how long each call takes.
     """
 
     def __init__(self, lease_ttl_s: float = 30.0) -> None:
@@ -112,6 +113,7 @@ class FakeStore:
         self.capabilities: str | None = None
         self.away = False
         self.picks = False
+        self.slow_s = 0.0
         self.lose_replies = 0
         self.away_after_loss = False
         self.signals_at_hand: tuple[ReceivedSignal, ...] = ()
@@ -143,6 +145,8 @@ class FakeStore:
     async def reach(self, what: str) -> None:
         """Every call passes here."""
         await trio.lowlevel.checkpoint()
+        if self.slow_s:
+            await trio.sleep(self.slow_s)
         self.calls.append(what)
         if self.away:
             raise StoreUnavailableError("the test says that the store is away")

@@ -250,8 +250,9 @@ def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) 
     lease = claim.lease
     about = {"execution": lease.execution_id, "attempt": lease.attempt_index}
     LOG.info("claimed", extra={**about, "kind": claim.execution_kind, "lane": lease.lane})
-    leases.send_nowait(Track(lease, slot.lease_ends))
-    slot.assignments.send_nowait(claim)
+    with suppress(trio.BrokenResourceError):  # its executor has ended by a hard stop: the lease ends by itself
+        slot.assignments.send_nowait(claim)
+        leases.send_nowait(Track(lease, slot.lease_ends))
 
 
 def told(chosen: Candidate | Pick) -> dict[str, object]:

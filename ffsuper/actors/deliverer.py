@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -27,6 +27,7 @@ async def run(
     outcomes: Outcomes,
     finished: trio.MemoryReceiveChannel[Finished],
     leases: trio.MemorySendChannel[LeaseNews],
+    room: trio.Semaphore,
     pulses: Pulses,
     ledger: Ledger,
 ) -> None:
@@ -34,43 +35,80 @@ async def run(
 
     Args:
         leases: has room for any number of messages.
+        room: released for each outcome that is settled.
         ledger: told what has become of each attempt.
     """
+    books = Books(leases, room, ledger)
+    turn = trio.Lock()
     async with finished, leases, trio.open_nursery() as hands:
         for _ in range(HANDS):
-            hands.start_soon(deliver_on, outcomes, finished, leases, pulses, ledger)
+            hands.start_soon(deliver_on, outcomes, finished, turn, books, pulses)
 
 
 async def deliver_on(
     outcomes: Outcomes,
     finished: trio.MemoryReceiveChannel[Finished],
-    leases: trio.MemorySendChannel[LeaseNews],
+    turn: trio.Lock,
+    books: Books,
     pulses: Pulses,
-    ledger: Ledger,
 ) -> None:
-    """Deliver what has gathered, again and again."""
-    batch: list[Finished] = []
-    try:
-        async with pulses.open("deliverer") as pulse:
-            while True:
-                with pulse.resting:
+    """Deliver what has gathered, again and again; one hand at a time gathers."""
+    async with pulses.open("deliverer") as pulse, trio.open_nursery() as stragglers:
+        while True:
+            with pulse.resting:
+                async with turn:
                     try:
-                        batch.append(await finished.receive())
+                        batch = [await finished.receive()]
                     except trio.EndOfChannel:
                         return
-                take_gathered(finished, batch)
+                    take_gathered(finished, batch)
+            with books.at_risk(batch):
                 failures = await try_all(outcomes, batch, pulse)
-                for failure in failures:
-                    one = batch[0]
-                    settled = await settle(outcomes, one, failure, pulse)
-                    lease_id = one.claim.lease.lease_id
-                    ledger.ended(lease_id, settled.outcome, trio.current_time(), settled.why)
-                    leases.send_nowait(Release(lease_id))
-                    del batch[0]
-    finally:
-        for one in batch:
-            ledger.cut_off += 1
-            LOG.error("outcome not delivered in time", extra=told(one.claim))
+            for one, failure in zip(batch, failures, strict=True):
+                if isinstance(one.outcome, Delivered):
+                    books.close(one, one.outcome)
+                elif is_simple(one) and failure is None:
+                    books.close(one, delivered(one.claim, one.outcome, one.about))
+                else:
+                    # That may take long, and holds up nobody else.
+                    stragglers.start_soon(deliver_straggler, outcomes, one, failure, books, pulses)
+
+
+async def deliver_straggler(
+    outcomes: Outcomes, one: Finished, failure: StoreError | None, books: Books, pulses: Pulses
+) -> None:
+    """Deliver an outcome that a first try has not settled."""
+    async with pulses.open("deliverer") as pulse:
+        with books.at_risk([one]):
+            settled = await settle(outcomes, one, failure, pulse)
+        books.close(one, settled)
+
+
+class Books:
+    """What is noted of attempts that have come to their end."""
+
+    def __init__(self, leases: trio.MemorySendChannel[LeaseNews], room: trio.Semaphore, ledger: Ledger) -> None:
+        self._leases = leases
+        self._room = room
+        self._ledger = ledger
+
+    def close(self, one: Finished, settled: Delivered) -> None:
+        """Note what has become of an attempt, and let its lease go."""
+        lease_id = one.claim.lease.lease_id
+        self._ledger.ended(lease_id, settled.outcome, trio.current_time(), settled.why)
+        self._leases.send_nowait(Release(lease_id))
+        self._room.release()
+
+    @contextlib.contextmanager
+    def at_risk(self, batch: Sequence[Finished]) -> Iterator[None]:
+        """Tell of outcomes that are not delivered because the block is cut short."""
+        try:
+            yield
+        except trio.Cancelled:
+            for one in batch:
+                self._ledger.cut_off += 1
+                LOG.error("outcome not delivered in time", extra=told(one.claim))
+            raise
 
 
 def take_gathered(finished: trio.MemoryReceiveChannel[Finished], batch: list[Finished]) -> None:
@@ -98,8 +136,6 @@ async def settle(outcomes: Outcomes, one: Finished, failure: StoreError | None, 
     claim, outcome, about = one.claim, one.outcome, one.about
     if isinstance(outcome, Delivered):
         return outcome
-    if is_simple(one) and failure is None:
-        return delivered(claim, outcome, about)
     settled = await deliver(outcomes, claim, outcome, pulse, about=about, doubt=one.is_in_doubt, failure=failure)
     if settled.signals is not None:
         # The attempt would go on with these; but nobody is there to make it any more.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from ffsuper.child.nest import Nest
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer
 from ffsuper.config import ChildrenConfig
-from ffsuper.messages import Claim, Delivered, Outcome, Suspended
+from ffsuper.messages import Claim, Delivered, Lease, Outcome, Suspended
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.run_times import SHORT_S, RunTimes
@@ -46,9 +47,11 @@ async def run(
     attempts: Attempts,
     slots: trio.MemorySendChannel[Slot],
     finished: trio.MemorySendChannel[Finished],
+    room: trio.Semaphore,
     retired: trio.Event,
     draining: trio.Event,
     margin_s: float,
+    now_s: Callable[[], float],
     settings: ChildrenConfig,
     pulses: Pulses,
     ledger: Ledger,
@@ -58,10 +61,12 @@ async def run(
     Args:
         first_child: a child that is ready already.
         slots: has room for all slots.
-        finished: has room for all that runs.
+        finished: has room for any number of messages.
+        room: for outcomes that are on their way to the store; while there is none, slots stay occupied.
         retired: set when nobody is about to take slots any more: no child is made for the next one.
         draining: set when the worker drains; the handlers are told.
         margin_s: how long before a lease can end it is given up.
+        now_s: the local clock that leases are judged by.
         ledger: told of each attempt.
 
     Raises:
@@ -75,7 +80,10 @@ async def run(
         try:
             async with trio.open_nursery() as served:
                 for _ in range(settings.tasks_per_process):
-                    slot = ServedSlot(nest, outcomes, attempts, slots, finished, run_times, margin_s, ledger)
+                    slot = ServedSlot(
+                        *(nest, outcomes, attempts, slots, finished, room),
+                        *(run_times, margin_s, now_s, ledger),
+                    )
                     served.start_soon(slot.serve, retired, pulses)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
@@ -103,8 +111,10 @@ class ServedSlot:
         attempts: Attempts,
         slots: trio.MemorySendChannel[Slot],
         finished: trio.MemorySendChannel[Finished],
+        room: trio.Semaphore,
         run_times: RunTimes,
         margin_s: float,
+        now_s: Callable[[], float],
         ledger: Ledger,
     ) -> None:
         self._nest = nest
@@ -112,8 +122,10 @@ class ServedSlot:
         self._attempts = attempts
         self._slots = slots
         self._finished = finished
+        self._room = room
         self._run_times = run_times
         self._margin_s = margin_s
+        self._now_s = now_s
         self._ledger = ledger
         # Who takes the slot answers once.
         assignments, self._assignments = trio.open_memory_channel[Claim | None](1)
@@ -172,7 +184,7 @@ class ServedSlot:
             claim = self._assignments.receive_nowait()
             self._is_offered = False
             if claim is not None:
-                self._finished.send_nowait(Finished(claim, HANDED_BACK, {}))
+                self._hand_on(Finished(claim, HANDED_BACK, {}))
 
     def _look_after_assigned(self) -> None:
         """Let nothing wait long behind the handler that runs."""
@@ -195,6 +207,8 @@ class ServedSlot:
         about: dict[str, object] = {}
         outcome: Outcome | Delivered | None = None
         try:
+            if self._is_over(claim.lease):
+                outcome = LOST
             while outcome is None:
                 outcome = await self._attempt_once(claim, about, pulse)
                 if isinstance(outcome, Suspended):
@@ -204,6 +218,10 @@ class ServedSlot:
                     if delivered.signals is not None:
                         # They had come before: the handler is called again, under the same lease.
                         claim, outcome = replace(claim, attempt_type="resumed", signals=delivered.signals), None
+            if not self._room.value:
+                with pulse.resting:
+                    await self._room.acquire()
+                self._room.release()
         finally:
             is_delivering = isinstance(outcome, Suspended)
             if outcome is None:
@@ -213,7 +231,19 @@ class ServedSlot:
                     outcome = HANDED_BACK
             # Where the death is not confirmed nothing is handed back: the lease ends by itself.
             outcome = LOST if outcome is None else outcome
-            self._finished.send_nowait(Finished(claim, outcome, about, is_in_doubt=is_delivering))
+            self._hand_on(Finished(claim, outcome, about, is_in_doubt=is_delivering))
+
+    def _hand_on(self, one: Finished) -> None:
+        """Let the deliverer have an outcome, also where there is no room: then it cannot wait."""
+        with suppress(trio.WouldBlock):
+            self._room.acquire_nowait()
+        self._finished.send_nowait(one)
+
+    def _is_over(self, lease: Lease) -> bool:
+        """Tell whether a lease must not be acted on any more, though its attempt has not begun."""
+        has_ended = any(end.lease_id == lease.lease_id for end in self._ended)
+        # It may have been renewed since; who was stopped for that long had better not rely on it.
+        return has_ended or self._now_s() >= lease.asked_at_s + lease.ttl_ms / 1000 - self._margin_s
 
     async def _attempt_once(self, claim: Claim, about: dict[str, object], pulse: Pulse) -> Outcome | Delivered:
         """Call the handler; return what it came to."""
@@ -223,9 +253,6 @@ class ServedSlot:
         self._ledger.began(claim, child.pid, began_s)
         about["child"] = child.pid
         self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse)
-        for end in self._ended:
-            if end.lease_id == claim.lease.lease_id:
-                self._attempt.lease_ended(end, self._margin_s)
         if self._is_offered or (self._may_claim_ahead(claim) and self._offer()):
             self._attempt.look_s = began_s + SHORT_S
         try:

@@ -32,6 +32,8 @@ FORGET_S = 0.05
 RECHECK_S = 0.002
 # A claimer that takes nothing for so long has no slots.
 BUSY_S = 0.05
+# To look through what others have to do may take a while; the pause after it is so many times as long.
+REST_SHARE = 4
 # While announcements come, for those that are lost.
 SLOW_POLL_S = 5.0
 
@@ -63,7 +65,7 @@ async def run(
                 await scan.seek()
                 if wake_ups is None:
                     with pulse.resting:
-                        await trio.sleep(jittered(poll_interval_s))
+                        await trio.sleep(jittered(scan.pause_s(poll_interval_s)))
                 else:
                     async with wake_ups() as woken:
                         await scan.listen(woken, poll_interval_s)
@@ -90,6 +92,11 @@ class Scan:
         self._outage = Outage(LOG)
         self._offered: dict[ExecutionId, float] = {}
         self._is_busy = False
+        self._took_s = 0.0
+
+    def pause_s(self, poll_interval_s: float) -> float:
+        """Return how long not to look: longer where it takes a while to look through what others have to do."""
+        return max(poll_interval_s, min(SLOW_POLL_S, self._took_s * REST_SHARE))
 
     async def seek(self, *, until_busy: bool = False) -> None:
         """Look everywhere and offer what is there, until a whole round has found nothing.
@@ -97,19 +104,23 @@ class Scan:
         Raises:
             trio.BrokenResourceError: nobody takes anything any more.
         """
+        began_s = trio.current_time()
         while True:
             places = self._order.next_places(self._finds.places_a_look)
             found = await self._look(places)
-            if found is None:
-                continue
-            self._order.seen(places, {one.place: (one.members, one.ours) for one in found}, PAGE)
-            if await self._offer(found):
-                if until_busy and self._is_busy:
+            if found is not None:
+                self._note(places, found)
+                if await self._offer(found):
+                    if until_busy and self._is_busy:
+                        return
+                elif any(one.ours for one in found):
+                    await trio.sleep(RECHECK_S)
+                elif self._order.round_was_fruitless:
+                    self._took_s = trio.current_time() - began_s
                     return
-            elif any(one.ours for one in found):
-                await trio.sleep(RECHECK_S)
-            elif self._order.round_was_fruitless:
-                return
+                else:
+                    continue
+            began_s = trio.current_time()
 
     async def listen(self, woken: Woken, poll_interval_s: float) -> None:
         """Look where there is said to be something, until the claimer is busy.
@@ -119,7 +130,7 @@ class Scan:
         """
         self._is_busy = False
         while not self._is_busy:
-            poll_s = min(poll_interval_s, SLOW_POLL_S) if self._order.has_others_work else SLOW_POLL_S
+            poll_s = self.pause_s(poll_interval_s) if self._order.has_others_work else SLOW_POLL_S
             told: list[tuple[LaneId, int] | None] = [None]
             with self._pulse.resting, trio.move_on_after(jittered(poll_s)):
                 told = [await woken.receive()]
@@ -139,9 +150,13 @@ class Scan:
             found = await self._look(places)
             if found is None:
                 continue
+            self._note(places, found)
             places = [one.place for one in found if one.ours]
             if places and not await self._offer(found):
                 await trio.sleep(RECHECK_S)
+
+    def _note(self, places: Sequence[Place], found: Sequence[Find]) -> None:
+        self._order.seen(places, {one.place: (one.members, one.ours) for one in found}, PAGE)
 
     async def _look(self, places: Sequence[Place]) -> list[Find] | None:
         """Return what is there; None, after a pause, when the store cannot be asked."""

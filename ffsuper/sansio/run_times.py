@@ -8,6 +8,8 @@ from collections import Counter
 SHORT_S = 0.02
 # So many in a row.
 RUNS = 8
+# Kinds are the submitters' words: what is remembered of them must not grow for ever.
+KINDS = 1_000
 
 
 class RunTimes:
@@ -19,6 +21,8 @@ class RunTimes:
     def note(self, kind: str, seconds: float) -> None:
         """Note that a run has taken so long, or does already."""
         if seconds <= SHORT_S:
+            if len(self._short_runs) > KINDS:
+                self._short_runs.clear()
             self._short_runs[kind] += 1
         else:
             self._short_runs.pop(kind, None)

@@ -79,7 +79,7 @@ class ScanOrder:
             found: for each place that had any, how many members its page had, and how many of them are for us.
             page: how many members a full page has.
         """
-        self._hot = []
+        self._hot, is_paging = [], False
         for place in places:
             members, ours = found.get(place, (0, 0))
             pair = (place.lane, place.partition)
@@ -91,9 +91,10 @@ class ScanOrder:
                 self._others.discard(pair)
             if members == page and not ours:
                 self._offsets[pair] = place.offset + page
+                is_paging = True
             elif place.offset and not ours:
                 self._offsets.pop(pair)
-        if self._hot:
+        if self._hot or is_paging:
             self._fruitless = 0
 
     @property
@@ -103,5 +104,5 @@ class ScanOrder:
 
     @property
     def round_was_fruitless(self) -> bool:
-        """True when every place has been looked at since the last work was found, or the last such round ended."""
+        """True when every place has been looked at to its end since work was found, or the last such round ended."""
         return self._fruitless >= len(self._round)

@@ -222,6 +222,8 @@ class Pipeline:
         try:
             while link is self._link:
                 for reply in await link.receive():
+                    if not self._sent:
+                        raise redis.InvalidResponse("it has said what nobody asked for")
                     batch = self._sent[0]
                     batch.replies.append(error_of(reply) if isinstance(reply, redis.RedisError) else reply)
                     batch.missing -= 1
@@ -230,6 +232,8 @@ class Pipeline:
                         self._sent.popleft()
                         await self._restore_library(batch)
                         self._answer(batch)
+                        if link is not self._link:
+                            return  # lost meanwhile: what else it has said is about batches that are answered
                 if self._is_outdated and not self._sent:
                     self._lose(link, "another one is needed")
         except BROKEN as error:
@@ -242,7 +246,7 @@ class Pipeline:
         try:
             await trio.to_thread.run_sync(restore_library, self._settings, self._name)
         except StoreError as error:
-            batch.replies = [error] * len(batch.replies)
+            batch.replies = [error if isinstance(one, LibraryMissingError) else one for one in batch.replies]
         self._restored_s = trio.current_time()
 
     def _answer(self, batch: Batch) -> None:

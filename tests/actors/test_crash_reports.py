@@ -125,6 +125,7 @@ async def test_a_child_that_is_killed_when_the_lease_is_over_is_not_reported(
 ) -> None:
     async with executing(hang) as rig:
         record, lease_end = await rig.assign()
+        await trio.testing.wait_all_tasks_blocked()
         lease_end.send_nowait(ended(record, "stale_lease", has_ended=has_ended))
         await rig.finished()
         assert "kill" in rig.fork_server.children[0].done_to_it

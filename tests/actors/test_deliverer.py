@@ -11,8 +11,8 @@ import trio.testing
 
 from ffsuper.actors import deliverer
 from ffsuper.channels import Finished, LeaseNews, Release
-from ffsuper.errors import StoreError
-from ffsuper.messages import Claim, Completed, Delivered, OnTimeout, Outcome, ReceivedSignal, Suspended
+from ffsuper.errors import StoreError, StoreUnavailableError
+from ffsuper.messages import Claim, Completed, Delivered, Lease, OnTimeout, Outcome, ReceivedSignal, Suspended
 from ffsuper.sansio.ledger import Ledger
 from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
@@ -29,11 +29,15 @@ class Rig:
     ledger: Ledger
     running: trio.CancelScope
 
-    async def finish(self, outcome: Outcome | Delivered, *, is_in_doubt: bool = False) -> Claim:
-        """Claim an execution, run it and come to an outcome."""
+    async def claim(self) -> Claim:
+        """Claim an execution."""
         execution = self.store.add(len(self.store.records) + 1)
         (claim,) = await self.store.claims.claim([candidate(self.store.records[execution])])
         assert isinstance(claim, Claim)
+        return claim
+
+    def finish(self, claim: Claim, outcome: Outcome | Delivered, *, is_in_doubt: bool = False) -> Claim:
+        """Run an execution and come to an outcome."""
         self.ledger.began(claim, 7, trio.current_time())
         self.finished.send_nowait(Finished(claim, outcome, {}, is_in_doubt))
         return claim
@@ -51,7 +55,7 @@ async def delivering() -> AsyncIterator[Rig]:
 
     async def run() -> None:
         with running:
-            await deliverer.run(store.outcomes, finished, leases_send, pulses(), ledger)
+            await deliverer.run(store.outcomes, finished, leases_send, trio.Semaphore(0), pulses(), ledger)
 
     with trio.fail_after(HOUR_S):
         async with trio.open_nursery() as nursery:
@@ -72,23 +76,18 @@ async def test_what_has_gathered_is_delivered_in_one_round_trip(
             return await deliver_all(ended)
 
         monkeypatch.setattr(rig.store.outcomes, "deliver_all", counted)
-        rig.store.away = True
-        for _ in range(deliverer.HANDS):
-            rig.store.away = False
-            await rig.finish(Completed(b""))
-            rig.store.away = True
-            await trio.testing.wait_all_tasks_blocked()
-        rig.store.away = False
-        for _ in range(5):
-            await rig.finish(Completed(b""))
-        await trio.sleep(60)
-        assert rig.states() == ["completed"] * (deliverer.HANDS + 5)
-        assert max(together) == 5
+        claims = [await rig.claim() for _ in range(5)]
+        for claim in claims:
+            rig.finish(claim, Completed(b""))
+        for _ in claims:
+            await rig.leases.receive()
+        assert rig.states() == ["completed"] * 5
+        assert together == [5]
 
 
 async def test_a_lease_is_released_once_the_store_has_answered(autojump_clock: trio.testing.MockClock) -> None:
     async with delivering() as rig:
-        claim = await rig.finish(Completed(b"kept"))
+        claim = rig.finish(await rig.claim(), Completed(b"kept"))
         assert await rig.leases.receive() == Release(claim.lease.lease_id)
         assert rig.store.records[claim.lease.execution_id].result == b"kept"
         assert {outcome for _, outcome in rig.ledger.finished} == {"completed"}
@@ -96,7 +95,7 @@ async def test_a_lease_is_released_once_the_store_has_answered(autojump_clock: t
 
 async def test_what_is_settled_already_is_only_noted(autojump_clock: trio.testing.MockClock) -> None:
     async with delivering() as rig:
-        claim = await rig.finish(Delivered("lost"))
+        claim = rig.finish(await rig.claim(), Delivered("lost"))
         assert await rig.leases.receive() == Release(claim.lease.lease_id)
         assert "deliver" not in rig.store.calls
         assert {outcome for _, outcome in rig.ledger.finished} == {"lost"}
@@ -105,14 +104,33 @@ async def test_what_is_settled_already_is_only_noted(autojump_clock: trio.testin
 async def test_a_lost_answer_is_proved_and_holds_no_other_up(autojump_clock: trio.testing.MockClock) -> None:
     async with delivering() as rig:
         rig.store.lose_replies = 0
-        first = await rig.finish(Completed(b"first"))
+        first = rig.finish(await rig.claim(), Completed(b"first"))
         rig.store.lose_replies = 1
         await trio.testing.wait_all_tasks_blocked()
-        second = await rig.finish(Completed(b"second"))
+        second = rig.finish(await rig.claim(), Completed(b"second"))
         assert await rig.leases.receive() == Release(second.lease.lease_id)
         assert await rig.leases.receive() == Release(first.lease.lease_id)
         assert rig.store.calls.count("was_delivered") == 1
         assert all(len(record.released) == 1 for record in rig.store.records.values())
+
+
+async def test_one_that_cannot_be_delivered_holds_up_no_other(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with delivering() as rig:
+        deliver = rig.store.outcomes.deliver
+
+        async def failing(lease: Lease, outcome: Outcome, retry_policy: bytes) -> tuple[ReceivedSignal, ...] | None:
+            if outcome == Completed(b"unlucky"):
+                raise StoreUnavailableError("its server is away")
+            return await deliver(lease, outcome, retry_policy)
+
+        monkeypatch.setattr(rig.store.outcomes, "deliver", failing)
+        for _ in range(2 * deliverer.HANDS):
+            rig.finish(await rig.claim(), Completed(b"unlucky"))
+            lucky = rig.finish(await rig.claim(), Completed(b"lucky"))
+            assert await rig.leases.receive() == Release(lucky.lease.lease_id)
+        assert trio.current_time() == 0
 
 
 async def test_a_suspension_in_doubt_whose_signals_had_come_is_handed_back(
@@ -120,7 +138,7 @@ async def test_a_suspension_in_doubt_whose_signals_had_come_is_handed_back(
 ) -> None:
     async with delivering() as rig:
         rig.store.signals_at_hand = (ReceivedSignal("s", "go", "", "", "", "", 5, b""),)
-        claim = await rig.finish(SUSPENDED, is_in_doubt=True)
+        claim = rig.finish(await rig.claim(), SUSPENDED, is_in_doubt=True)
         await rig.leases.receive()
         assert rig.store.records[claim.lease.execution_id].state == "waiting"
         assert {outcome for _, outcome in rig.ledger.finished} == {"handed_back"}
@@ -130,7 +148,7 @@ async def test_it_ends_when_all_is_delivered_and_nothing_more_will_come(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with delivering() as rig:
-        await rig.finish(Completed(b""))
+        rig.finish(await rig.claim(), Completed(b""))
         rig.store.away = True
         rig.finished.close()
         with trio.move_on_after(10):
@@ -146,7 +164,7 @@ async def test_what_is_not_delivered_in_time_is_told_and_counts_as_cut_off(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with delivering() as rig:
-        claim = await rig.finish(Completed(b""))
+        claim = rig.finish(await rig.claim(), Completed(b""))
         rig.store.away = True
         await trio.sleep(5)
         rig.running.cancel()

@@ -45,6 +45,7 @@ from tests.fakes import HOUR_S, FakeStore, Record, candidate, pulses
 
 MARGIN_S = 0.8
 HAND_BACK_S = 10.0
+ROOM = 3
 SUSPENDED = Suspended("waiting_for_signal", ("go",), False, None, OnTimeout.FAIL, "")
 KINDS: dict[str, float | None] = {"job": None, "short": 30.0}
 
@@ -108,7 +109,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
         async with trio.open_nursery() as nursery:
             fork_server = FakeForkServer(nursery, behaviour, KINDS)
             executing, delivering, ledger = trio.CancelScope(), trio.CancelScope(shield=True), Ledger()
-            retired, draining = trio.Event(), trio.Event()
+            retired, draining, room = trio.Event(), trio.Event(), trio.Semaphore(ROOM)
 
             async def execute() -> None:
                 with executing:
@@ -119,9 +120,11 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                         store.attempts,
                         slots_send,
                         finished_send,
+                        room,
                         retired,
                         draining,
                         MARGIN_S,
+                        trio.current_time,
                         children,
                         pulses(),
                         ledger,
@@ -129,7 +132,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
 
             async def deliver() -> None:
                 with delivering:
-                    await deliverer.run(store.outcomes, finished, leases_send, pulses(), ledger)
+                    await deliverer.run(store.outcomes, finished, leases_send, room, pulses(), ledger)
 
             nursery.start_soon(execute)
             nursery.start_soon(deliver)
@@ -578,6 +581,7 @@ async def test_a_suspension_gives_the_lease_back(autojump_clock: trio.testing.Mo
 async def test_a_cancelled_handler_has_the_whole_grace(autojump_clock: trio.testing.MockClock) -> None:
     async with executing(hang, grace_s=5.0) as rig:
         record, lease_end = await rig.assign()
+        await trio.testing.wait_all_tasks_blocked()
         lease_end.send_nowait(ended(record, "execution_not_active", has_ended=True))
         await rig.finished()
         assert trio.current_time() == pytest.approx(5.2)
@@ -670,6 +674,16 @@ async def test_a_lease_that_ended_before_the_attempt_begins_ends_it(autojump_clo
         assert "deliver" not in rig.store.calls
 
 
+async def test_nothing_is_begun_under_a_lease_that_must_be_over(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing() as rig:
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        await trio.sleep(rig.store.lease_ttl_s - MARGIN_S)
+        slot.assignments.send_nowait(claim)
+        await rig.finished()
+        assert attempt_tasks(rig.fork_server.children[0]) == []
+        assert "deliver" not in rig.store.calls
+
+
 async def test_the_end_of_an_earlier_lease_disturbs_no_later_attempt(autojump_clock: trio.testing.MockClock) -> None:
     async with executing() as rig:
         record, lease_end = await rig.assign()
@@ -689,6 +703,23 @@ async def test_the_slot_is_free_while_the_outcome_is_on_its_way(autojump_clock: 
         rig.store.away = False
         await rig.finished()
         assert record.state == "completed"
+
+
+async def test_when_many_outcomes_are_on_their_way_the_slot_waits_for_one_to_arrive(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        claims = [await rig.claim() for _ in range(ROOM + 1)]
+        rig.store.away = True
+        for claim in claims:
+            (await rig.slots.receive()).assignments.send_nowait(claim)
+        with trio.move_on_after(60):
+            await rig.slots.receive()
+            pytest.fail("a slot was offered")
+        rig.store.away = False
+        for _ in claims:
+            await rig.finished()
+        await rig.slots.receive()
 
 
 async def test_what_runs_in_a_child_whose_death_is_not_confirmed_is_not_handed_back(
@@ -806,7 +837,7 @@ async def test_a_lease_that_ends_while_its_execution_waits_behind_another_is_not
         await rig.finished()
         await rig.finished()
         assert (first.state, ahead.state) == ("completed", "active")
-        assert "interrupt lease_lost" in rig.fork_server.children[0].done_to_it
+        assert len(attempt_tasks(rig.fork_server.children[0])) == RUNS + 1
 
 
 async def test_many_tasks_in_a_child_take_nothing_ahead(autojump_clock: trio.testing.MockClock) -> None:

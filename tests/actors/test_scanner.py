@@ -290,3 +290,45 @@ async def test_when_listening_begins_anew_everything_is_looked_at(autojump_clock
         wake_ups.send.send_nowait(None)
         assert ids(await found.receive()) == [execution]
         assert trio.current_time() == 0
+
+
+async def test_others_work_that_was_announced_makes_looks_as_frequent_as_without_announcements(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store, wake_ups = FakeStore(), WakeUps()
+    store.picks = True
+    async with scanning(store, kinds=("job",), wake_ups=wake_ups) as found:
+        await trio.testing.wait_all_tasks_blocked()
+        store.add(1, kind="foreign")
+        wake_ups.wake()
+        await found.receive()  # unseen
+        await trio.sleep(0.1)
+        store.add(2)
+        await found.receive()
+        assert trio.current_time() < 1.5
+
+
+async def test_however_much_others_have_to_do_it_is_looked_behind_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    store.picks = True
+    for number in range(20 * PAGE):
+        store.add(number, kind="foreign")
+    ours = store.add(99_999)
+    async with scanning(store, kinds=("job",)) as found:
+        assert (await found.receive()).found == (Pick(LANE, 0, 20 * PAGE),)
+        assert trio.current_time() == 0
+        store.records[ours].state = "active"
+
+
+async def test_where_looking_takes_long_there_is_a_longer_pause(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    store.picks = True
+    for number in range(20 * PAGE):
+        store.add(number, kind="foreign")
+    store.slow_s = 0.05
+    async with scanning(store, kinds=("job",)):
+        await trio.sleep(60)
+        seconds_looking = store.calls.count("waiting") * store.slow_s
+        assert 5 < seconds_looking < 60 / scanner.REST_SHARE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import trio
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import OutcomeUnknownError, StoreUnavailableError
+from ffsuper.store import pipeline
 from ffsuper.store.connection import Connection, open_connection
 from ffsuper.store.replies import Call, Part
 from tests.redis_server import running_server
@@ -224,3 +226,58 @@ async def test_nothing_is_connected_to_before_the_first_call_nor_tried_more_ofte
     async with open_connection(StoreConfig(url=f"unix://{tmp_path}/none.sock"), "test") as connection:
         results = await connection.try_all([plain("PING"), plain("PING")])
         assert [type(result) for result in results] == [StoreUnavailableError] * 2
+
+
+MISSING = b"-ERR Function not found\r\n"
+
+
+async def test_replies_of_a_lost_connection_reach_nobody_on_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = threading.Event()
+    monkeypatch.setattr(pipeline, "restore_library", lambda *_: restored.wait(10))
+    async with scripted(tmp_path, timeout_s=1.0) as (server, connection), trio.open_nursery() as nursery:
+        results: dict[str, list[object]] = {}
+
+        answered = trio.Event()
+
+        async def ask(name: str) -> None:
+            results[name] = await connection.try_all([plain("ECHO", name)], timeout_s=None if name == "old" else 10.0)
+            if name == "missing":
+                answered.set()
+
+        nursery.start_soon(ask, "missing")
+        await server.wait_heard(1)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(ask, "old")
+            await server.wait_heard(2)
+            await server.say(MISSING + b"+old\r\n")
+        assert isinstance(results["old"][0], OutcomeUnknownError)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(ask, "new")
+            await server.wait_heard(3)
+            restored.set()
+            await answered.wait()
+            await server.say(b"+new\r\n")
+        assert results["new"] == [b"new"]
+
+
+async def test_a_library_that_cannot_be_loaded_fails_the_calls_that_miss_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailableError("it went away")
+
+    monkeypatch.setattr(pipeline, "restore_library", fail)
+    async with scripted(tmp_path) as (server, connection):
+        results: list[object] = []
+
+        async def ask() -> None:
+            results.extend(await connection.try_all([plain("INCR", "counter"), plain("FCALL", "missing", 0)]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await server.wait_heard(2)
+            await server.say(b":1\r\n" + MISSING)
+        assert results[0] == 1
+        assert isinstance(results[1], StoreUnavailableError)
