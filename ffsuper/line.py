@@ -206,6 +206,7 @@ class Line:
                     self.draining,
                     self._config.lease.margin_ms / 1000,
                     boottime_s,
+                    lambda: self._grants is None and self.store.claims.picks,
                     self._config.children,
                     self._pulses,
                     self._ledger,

@@ -421,7 +421,12 @@ class CancelledByHandler:
     reason: str
 
 
-Outcome = Completed | Failed | Deferred | Suspended | WaitingForChildren | CancelledByHandler
+@dataclass(frozen=True, slots=True)
+class NotBegun:
+    """The worker gives the lease back before the handler was called; the attempt is for whoever claims next."""
+
+
+Outcome = Completed | Failed | Deferred | Suspended | WaitingForChildren | CancelledByHandler | NotBegun
 
 
 @dataclass(frozen=True, slots=True)

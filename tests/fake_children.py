@@ -20,6 +20,7 @@ from ffsuper.messages import (
     FromChild,
     HandlerSettings,
     InterruptReason,
+    NotBegun,
     Outcome,
     OutputLine,
     Start,
@@ -28,7 +29,7 @@ from ffsuper.messages import (
     WaitingForChildren,
 )
 
-OUTCOMES = (Completed, Failed, Deferred, Suspended, WaitingForChildren, CancelledByHandler)
+OUTCOMES = (Completed, Failed, Deferred, Suspended, WaitingForChildren, CancelledByHandler, NotBegun)
 Behaviour = Callable[["FakeChild", Start], Awaitable[None]]
 
 

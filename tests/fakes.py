@@ -31,6 +31,7 @@ from ffsuper.messages import (
     LaneId,
     Lease,
     LeaseId,
+    NotBegun,
     Outcome,
     Pick,
     Progress,
@@ -315,6 +316,8 @@ class FakeOutcomes(Outcomes):
                 return signals
             case Suspended():
                 record.state, record.interrupted, reason = "suspended", True, "suspend"
+            case NotBegun():
+                record.state, record.interrupted, reason = "waiting", True, "worker_delay"
             case WaitingForChildren():
                 record.state, record.interrupted, reason = "blocked", True, "waiting_children"
             case CancelledByHandler():

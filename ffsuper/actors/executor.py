@@ -23,7 +23,7 @@ from ffsuper.child.nest import Nest
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer
 from ffsuper.config import ChildrenConfig
-from ffsuper.messages import Claim, Delivered, Lease, Outcome, Suspended
+from ffsuper.messages import Claim, Delivered, Lease, NotBegun, Outcome, Suspended
 from ffsuper.sansio.ledger import Ledger
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.run_times import SHORT_S, RunTimes
@@ -52,6 +52,7 @@ async def run(
     draining: trio.Event,
     margin_s: float,
     now_s: Callable[[], float],
+    may_hand_back: Callable[[], bool],
     settings: ChildrenConfig,
     pulses: Pulses,
     ledger: Ledger,
@@ -67,6 +68,7 @@ async def run(
         draining: set when the worker drains; the handlers are told.
         margin_s: how long before a lease can end it is given up.
         now_s: the local clock that leases are judged by.
+        may_hand_back: tells whether the store can take back what has not begun, so that it may be claimed ahead.
         ledger: told of each attempt.
 
     Raises:
@@ -82,7 +84,7 @@ async def run(
                 for _ in range(settings.tasks_per_process):
                     slot = ServedSlot(
                         *(nest, outcomes, attempts, slots, finished, room),
-                        *(run_times, margin_s, now_s, ledger),
+                        *(run_times, margin_s, now_s, may_hand_back, ledger),
                     )
                     served.start_soon(slot.serve, retired, pulses)
         finally:
@@ -115,6 +117,7 @@ class ServedSlot:
         run_times: RunTimes,
         margin_s: float,
         now_s: Callable[[], float],
+        may_hand_back: Callable[[], bool],
         ledger: Ledger,
     ) -> None:
         self._nest = nest
@@ -126,6 +129,7 @@ class ServedSlot:
         self._run_times = run_times
         self._margin_s = margin_s
         self._now_s = now_s
+        self._may_hand_back = may_hand_back
         self._ledger = ledger
         # Who takes the slot answers once.
         assignments, self._assignments = trio.open_memory_channel[Claim | None](1)
@@ -167,7 +171,8 @@ class ServedSlot:
                     return claim
 
     def _may_claim_ahead(self, claim: Claim) -> bool:
-        return self._nest.settings.tasks_per_process == 1 and self._run_times.are_short(claim.execution_kind)
+        is_single = self._nest.settings.tasks_per_process == 1
+        return is_single and self._run_times.are_short(claim.execution_kind) and self._may_hand_back()
 
     def _offer(self) -> bool:
         """Offer the slot; tell whether there is somebody to take it."""
@@ -184,7 +189,7 @@ class ServedSlot:
             claim = self._assignments.receive_nowait()
             self._is_offered = False
             if claim is not None:
-                self._hand_on(Finished(claim, HANDED_BACK, {}))
+                self._hand_on(Finished(claim, NotBegun(), {}))
 
     def _look_after_assigned(self) -> None:
         """Let nothing wait long behind the handler that runs."""

@@ -156,12 +156,9 @@ class Claims:
         if holder is None:
             return RefusedError("claim", "not_carried_out")
         attempt = ExecutionKeys.of(candidate.execution_id).attempt(holder.attempt_index)
-        read_type = Call(("HGET", attempt, "attempt_type"), lambda reply: (reply or b"").decode())
-        (attempt_type,) = await self._connection.try_all([read_type])
+        (attempt_type,) = await self._connection.try_all([read_attempt_type(attempt)])
         if isinstance(attempt_type, StoreError):
             return doubt
-        if candidate.claim is ClaimKind.RESUMED or holder.attempt_id != lease.attempt_id:
-            attempt_type = "resumed"  # an attempt that we have begun bears the id that we gave it
         held = replace(holder, attempt_type=attempt_type)
         return await self._with_signals(claimed(candidate, lease, held, context))
 
@@ -182,3 +179,13 @@ class Claims:
             if holder is not None and not isinstance(holder, StoreError):
                 return Candidate(execution, pick.lane, ClaimKind.NEW, execution_kind="")
         return None
+
+
+def read_attempt_type(attempt: str) -> Call[str]:
+    """Read as what an attempt that is under way was claimed; one that has been resumed was claimed as such."""
+
+    def parse(reply: Any) -> str:
+        attempt_type, resumed_at = ((part or b"").decode(errors="replace") for part in reply)
+        return "resumed" if resumed_at else attempt_type
+
+    return Call(("HMGET", attempt, "attempt_type", "resumed_at"), parse)

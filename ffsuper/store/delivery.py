@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ffsuper.errors import LeaseLostError, StoreError
-from ffsuper.messages import Claim, Deferred, Delivered, Failed, Outcome, ReceivedSignal
+from ffsuper.errors import LeaseLostError, LibraryMissingError, StoreError
+from ffsuper.messages import Claim, Deferred, Delivered, Failed, NotBegun, Outcome, ReceivedSignal
 from ffsuper.sansio.pulse import Pulse
 from ffsuper.store.outage import STORE_AWAY, Outage
 from ffsuper.store.outcomes import Outcomes
@@ -65,6 +65,9 @@ async def deliver(
             LOG.warning("outcome refused", extra={**told(claim), "code": refusal.code, "outcome": named(outcome)})
             return Delivered("refused")
         except STORE_AWAY as error:
+            if isinstance(error, LibraryMissingError) and isinstance(outcome, NotBegun):
+                outcome = HANDED_BACK  # by the protocol's own functions; the attempt will seem to go on
+                continue
             doubt = True
             await outage.wait(error)
         except StoreError as error:
@@ -92,7 +95,8 @@ def delivered(
 
 def named(outcome: Outcome) -> str:
     """Return an outcome's name for logs and metrics."""
-    return "handed_back" if outcome is HANDED_BACK else type(outcome).__name__.lower()
+    is_handed_back = outcome is HANDED_BACK or isinstance(outcome, NotBegun)
+    return "handed_back" if is_handed_back else type(outcome).__name__.lower()
 
 
 def why(outcome: Outcome) -> dict[str, object]:

@@ -17,6 +17,7 @@ from ffsuper.messages import (
     Deferred,
     Failed,
     Lease,
+    NotBegun,
     Outcome,
     ReceivedSignal,
     Suspended,
@@ -43,6 +44,7 @@ RELEASED_AS: dict[type[Outcome], frozenset[str]] = {
     Suspended: frozenset({"suspend"}),
     WaitingForChildren: frozenset({"waiting_children"}),
     CancelledByHandler: frozenset({"cancelled"}),
+    NotBegun: frozenset({"worker_delay"}),
 }
 
 
@@ -78,8 +80,8 @@ class Outcomes:
         """
         groups = [ends_of(claim.lease, self._instance_id, outcome, claim.retry_policy) for claim, outcome in ended]
         answers = await self._connection.try_all(list(itertools.chain.from_iterable(groups)))
-        results = iter(answers)
-        return [[next(results) for _ in group][0] for group in groups]
+        positions = itertools.accumulate(map(len, groups), initial=0)
+        return [answers[position] for position, _ in zip(positions, groups, strict=False)]
 
     async def _suspend(self, lease: Lease, outcome: Suspended) -> tuple[ReceivedSignal, ...] | None:
         # Any text of the handler's; what cannot be sent as it is names no waitpoint.
@@ -115,6 +117,8 @@ def ends_of(lease: Lease, instance_id: str, outcome: Outcome, retry_policy: byte
             return [delay(lease, instance_id, until_ms), promote(lease)]
         case Deferred(until_ms):
             return [delay(lease, instance_id, until_ms)]
+        case NotBegun():
+            return [hand_back(lease, instance_id)]
         case WaitingForChildren():
             return [wait_for_children(lease, instance_id)]
         case CancelledByHandler(reason):
@@ -171,18 +175,25 @@ def fail(lease: Lease, instance_id: str, failure: Failed, retry_policy: bytes) -
 
 def delay(lease: Lease, instance_id: str, until_ms: int) -> Call[None]:
     """Pause the attempt until a time; a resumed claim goes on with it."""
+    args = (*fence(lease), until_ms)
+    return fcall("ff_delay_execution", delay_keys(lease, instance_id), args, lambda _: None)
+
+
+def hand_back(lease: Lease, instance_id: str) -> Call[None]:
+    """Give the lease back before the handler was called; the next claim begins the same attempt."""
+    eligible = ExecutionKeys.of(lease.execution_id).partition.lane(lease.lane, "eligible")
+    return fcall("ffsuper_hand_back", (*delay_keys(lease, instance_id), eligible), fence(lease), lambda _: None)
+
+
+def delay_keys(lease: Lease, instance_id: str) -> tuple[str, ...]:
+    """Return the keys of what pauses an attempt."""
     keys = ExecutionKeys.of(lease.execution_id)
     partition = keys.partition
-    return fcall(
-        "ff_delay_execution",
-        (
-            *(keys.core, keys.attempt(lease.attempt_index), keys.part("lease:current")),
-            *(keys.part("lease:history"), partition.index("lease_expiry"), partition.worker_leases(instance_id)),
-            *(partition.lane(lease.lane, "active"), partition.lane(lease.lane, "delayed")),
-            partition.index("attempt_timeout"),
-        ),
-        (*fence(lease), until_ms),
-        lambda _: None,
+    return (
+        *(keys.core, keys.attempt(lease.attempt_index), keys.part("lease:current")),
+        *(keys.part("lease:history"), partition.index("lease_expiry"), partition.worker_leases(instance_id)),
+        *(partition.lane(lease.lane, "active"), partition.lane(lease.lane, "delayed")),
+        partition.index("attempt_timeout"),
     )
 
 

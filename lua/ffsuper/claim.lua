@@ -1,5 +1,5 @@
--- Claims of the executions that come first at a place, in one call, each with what its handler needs. They leave the keys that
--- the protocol's calls leave one by one: a grant that is used up at once need not be written.
+-- Claims of the executions that come first at a place, in one call, each with what its handler needs. They leave the keys
+-- that the protocol's calls leave one by one: a grant that is used up at once need not be written.
 
 -- A record's fields: as require_claimable and write_new_lease have them, and what tells who can have the execution.
 local CLAIM_FIELDS = { 'lifecycle_phase', 'ownership_state', 'eligibility_state', 'terminal_outcome', 'attempt_state',
@@ -42,11 +42,19 @@ local function claim_plainly(call, execution_id, prefix, record)
   return lease_reply(lease, attempt_index, attempt_type)
 end
 
+-- Returns the type of an interrupted attempt that was handed back before a handler was called for it, or nil. A claim that
+-- knows nothing of not_begun leaves it there, but writes resumed_at: a handler may have been called since.
+local function type_if_unbegun(attempt)
+  local record = redis.pcall('HMGET', attempt, 'not_begun', 'resumed_at', 'attempt_type')
+  return is_set(record[1]) and not is_set(record[2]) and record[3] or nil
+end
+
 -- Claims an execution as the protocol does, whatever it is like. One that needs what the worker lacks is set aside.
 local function claim_by_protocol(call, id, prefix, record)
   local core, grant, lease_current = prefix .. 'core', prefix .. 'claim_grant', prefix .. 'lease:current'
   local term, args, next_id = call.term, call.args, call.next_id
-  local capabilities, ttl_ms, grant_ttl_ms, lease_id, attempt_id = args[1], args[5], args[6], args[next_id], args[next_id + 1]
+  local capabilities, ttl_ms, grant_ttl_ms = args[1], args[5], args[6]
+  local lease_id, attempt_id = args[next_id], args[next_id + 1]
   local granted, refusal = pcall(call_protocol, 'ff_issue_claim_grant', { core, grant, call.eligible },
     { id, term.worker_id, term.worker_instance_id, term.lane_id, '', grant_ttl_ms, '', '', capabilities })
   if not granted then
@@ -64,11 +72,16 @@ local function claim_by_protocol(call, id, prefix, record)
   if done or error_text(reply) ~= 'use_claim_resumed_execution' then
     return done and reply or error(reply, 0)
   end
-  local index = is_set(record[11]) and record[11] or '0'
-  return call_protocol('ff_claim_resumed_execution',
-    { core, grant, call.eligible, call.lease_expiry, call.worker_leases, attempt_key(call.tag, id, index), lease_current,
-      history, call.active },
+  local attempt = attempt_key(call.tag, id, is_set(record[11]) and record[11] or '0')
+  local unbegun_type = type_if_unbegun(attempt)
+  reply = call_protocol('ff_claim_resumed_execution',
+    { core, grant, call.eligible, call.lease_expiry, call.worker_leases, attempt, lease_current, history, call.active },
     { id, term.worker_id, term.worker_instance_id, term.lane_id, '', lease_id, ttl_ms })
+  if unbegun_type then
+    redis.call('HDEL', attempt, 'not_begun', 'resumed_at')
+    reply[8] = unbegun_type
+  end
+  return reply
 end
 
 -- Appends what a handler needs to the reply to its claim: payload, policy, deadline, then names and values of the tags.
@@ -151,8 +164,8 @@ local function kinds_argument(args, at)
 end
 
 -- ffsuper_claim: claim the executions that come first in one lane and partition for one worker, and tell what their handlers
--- need. New, retried and replayed attempts begin, interrupted ones go on; what needs capabilities that the worker lacks is
--- blocked.
+-- need. New, retried and replayed attempts begin, as do those that were handed back before they did; interrupted ones go on.
+-- What needs capabilities that the worker lacks is blocked.
 -- KEYS  1 eligible            zset    the lane's
 --       2 blocked_route       zset    the lane's
 --       3 lease_expiry        zset    execution id -> lease expiry
@@ -171,9 +184,10 @@ end
 --       9 kinds               N texts; executions of others are passed over, none for any kind
 --     9+N.. ids               pairs of a new lease_id and a new attempt_id; as many executions are claimed at most
 -- Replies  ok(then for each execution that was not passed over a list): 1, execution_id, what ff_claim_execution or
---          ff_claim_resumed_execution replies behind OK, kind, payload, policy, deadline (empty for none), and names and
---          values of the tags; nothing behind the kind when one of them cannot be read; or 0, execution_id, and the refusal
---          of the grant or the claim; or -1, execution_id, and the error that has stopped it
+--          ff_claim_resumed_execution replies behind OK (of what was handed back before it began, its own type in the
+--          place of 'resumed'), kind, payload, policy, deadline (empty for none), and names and values of the tags; nothing
+--          behind the kind when one of them cannot be read; or 0, execution_id, and the refusal of the grant or the claim;
+--          or -1, execution_id, and the error that has stopped it
 -- Refuses  invalid_input
 register('ffsuper_claim', function(keys, args)
   require_keys(keys, 7)

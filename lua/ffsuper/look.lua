@@ -119,8 +119,8 @@ local function first_waiting(eligible, offset, page, kinds)
   return members, skipped, nil
 end
 
--- Calls visit(position, index) for each eligible index that exists among groups of places: each a count, the number of a lane
--- and as many partitions, all in one slot where there are slots; positions counted over all groups from 0.
+-- Calls visit(position, index) for each eligible index that exists among groups of places: each a count, the number of a
+-- lane and as many partitions, all in one slot where there are slots; positions counted over all groups from 0.
 local function visit_places(args, at, lanes, visit)
   local position = 0
   while args[at] do
@@ -144,9 +144,9 @@ end
 -- KEYS  1 node   string  not touched; any key of the node that is asked
 -- ARGV  1 page   members of an index that are looked at
 --       2 count  how many kinds follow
---       3 kinds  N texts, none for any kind; then a count and so many lanes; then a count and so many pairs, the position of a
---                place and how many members are passed over there; then groups of places, at most 4000 in each: a count, the
---                number of a lane, from 1, and as many partitions, which are in one slot
+--       3 kinds  N texts, none for any kind; then a count and so many lanes; then a count and so many pairs, the position of
+--                a place and how many members are passed over there; then groups of places, at most 4000 in each: a count,
+--                the number of a lane, from 1, and as many partitions, which are in one slot
 -- Replies  ok(position, 'waiting', members, skipped, execution_id, ...) for the places that have members, from 0; skipped
 --          come before the first that could be claimed, all when there is none and its id is empty. In the place of
 --          'waiting' stands 'damaged' for what is no index, 'away' where another node has it by now; the last is the error

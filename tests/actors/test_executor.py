@@ -99,7 +99,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIterator[Rig]:
+async def executing(
+    behaviour: Behaviour = echo, *, may_hand_back: bool = True, **settings: float
+) -> AsyncIterator[Rig]:
     store = FakeStore(lease_ttl_s=1000.0)  # nobody renews here
     slots_send, slots = trio.open_memory_channel[Slot](math.inf)
     finished_send, finished = trio.open_memory_channel[Finished](math.inf)
@@ -125,6 +127,7 @@ async def executing(behaviour: Behaviour = echo, **settings: float) -> AsyncIter
                         draining,
                         MARGIN_S,
                         trio.current_time,
+                        lambda: may_hand_back,
                         children,
                         pulses(),
                         ledger,
@@ -838,6 +841,20 @@ async def test_a_lease_that_ends_while_its_execution_waits_behind_another_is_not
         await rig.finished()
         assert (first.state, ahead.state) == ("completed", "active")
         assert len(attempt_tasks(rig.fork_server.children[0])) == RUNS + 1
+
+
+async def test_nothing_is_taken_ahead_that_could_not_be_handed_back(autojump_clock: trio.testing.MockClock) -> None:
+    async def behaves(child: FakeChild, start: Start) -> None:
+        if start.payload == b"long":
+            await trio.sleep(60)
+        child.say(Completed(b""))
+
+    async with executing(behaves, may_hand_back=False) as rig:
+        await short_runs(rig)
+        await rig.assign(payload=b"long")
+        with trio.move_on_after(SHORT_S / 2):
+            await rig.slots.receive()
+            pytest.fail("a slot was offered")
 
 
 async def test_many_tasks_in_a_child_take_nothing_ahead(autojump_clock: trio.testing.MockClock) -> None:

@@ -10,7 +10,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.store import libraries
 from ffsuper.store.store import prepare
 
-LATER_FUNCTIONS = ("ffsuper_claim", "ffsuper_renew", "ffsuper_waiting")
+LATER_FUNCTIONS = ("ffsuper_claim", "ffsuper_hand_back", "ffsuper_renew", "ffsuper_waiting")
 
 
 def prepare_older(url: str) -> StoreConfig:

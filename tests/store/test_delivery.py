@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffsuper.messages import Completed, Deferred, Failed, Outcome
+from ffsuper.messages import Completed, Deferred, Failed, NotBegun, Outcome
 from ffsuper.store.delivery import HANDED_BACK, named, why
 
 
@@ -32,4 +32,5 @@ def test_a_failure_is_told_by_its_category_and_one_line_that_cites_no_payload(
 
 
 def test_what_the_worker_hands_back_is_told_apart_from_what_a_handler_defers() -> None:
-    assert [named(HANDED_BACK), named(Deferred(0)), named(Completed(b""))] == ["handed_back", "deferred", "completed"]
+    told = [named(one) for one in (HANDED_BACK, NotBegun(), Deferred(0), Completed(b""))]
+    assert told == ["handed_back", "handed_back", "deferred", "completed"]
