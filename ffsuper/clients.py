@@ -50,8 +50,8 @@ class Execution:
         tags: Mapping[str, str],
         attempts: Sequence[Mapping[str, str]],
     ) -> Self:
-        """Return the execution with this record."""
-        state, kind, lane = record["public_state"], record["execution_kind"], record["lane_id"]
+        """Return the execution with this record; what a damaged one lacks is empty."""
+        state, kind, lane = (record.get(name, "") for name in ("public_state", "execution_kind", "lane_id"))
         return cls(execution_id, state, kind, lane, record, tags, attempts)
 
     @property

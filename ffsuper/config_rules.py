@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ffsuper.errors import Mistake, SectionError
 
@@ -220,6 +220,8 @@ def socket_mistakes(parts: SplitResult) -> Iterator[str]:
         yield "must have an absolute path, as in unix:///run/redis/redis.sock, with three slashes"
     elif parts.path in ("", "/"):
         yield "names no socket; write it as in unix:///run/redis/redis.sock"
+    if "\0" in unquote(parts.path):
+        yield "must not contain a null character"
     for option, value in parse_qsl(parts.query, keep_blank_values=True):
         if option != "db":
             yield "must not have options after the question mark other than db"
@@ -251,6 +253,8 @@ def host_mistakes(parts: SplitResult, example: str) -> Iterator[str]:
     """Check host and port of a URL."""
     if not parts.hostname:
         yield f"names no host; write it as in {example}"
+    elif not can_be_looked_up(unquote(parts.hostname)):
+        yield f"names a host that cannot be one; write it as in {example}"
     try:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
@@ -259,11 +263,22 @@ def host_mistakes(parts: SplitResult, example: str) -> Iterator[str]:
         yield "must have a port from 1 to 65535"
 
 
+def can_be_looked_up(host: str) -> bool:
+    """Tell whether a host may have this name or address: no part of it is empty or has more than 63 characters."""
+    try:
+        return bool(host.encode("idna")) and not has_invisible(host)
+    except UnicodeError:
+        return False
+
+
 def origin_mistakes(origins: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Check the list of origins. Source: RFC 6454, section 6.2."""
     for index, origin in enumerate(origins):
         if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
-            yield f"[{index}]", f"must be * or an origin like https://app.example.org, without a path, got {origin!r}"
+            yield (
+                f"[{index}]",
+                f"must be * or an origin like https://app.example.org, without a path, got {shown(origin)}",
+            )
     yield from repeated(origins)
 
 
@@ -286,9 +301,10 @@ def http_url_mistakes(url: str) -> Iterator[str]:
 
 def listen_mistakes(listen: str) -> Iterator[str]:
     """Check an address and port to listen on."""
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        yield f'must be an address and a port, as in "127.0.0.1:9090" or "[::1]:9090", got {listen!r}'
+    host, _, port = listen.rpartition(":")
+    is_port = bool(re.fullmatch("[0-9]{1,5}", port)) and int(port) <= 65535
+    if not is_port or not can_be_looked_up(host.strip("[]")):
+        yield f'must be an address and a port, as in "127.0.0.1:9090" or "[::1]:9090", got {shown(listen)}'
 
 
 def token_mistakes(token: str) -> Iterator[str]:

@@ -21,6 +21,8 @@ from ffsuper.messages import Candidate, ClaimKind, LaneId
 from ffsuper.sansio import partition
 
 if TYPE_CHECKING:
+    from http.cookiejar import CookieJar
+
     import httpx
 
 # A grant takes some 300 bytes.
@@ -39,7 +41,7 @@ async def open_grants(claim: ClaimConfig, worker: WorkerConfig) -> AsyncIterator
     """Make ready to ask the server; it is first connected to when it is first asked.
 
     Raises:
-        ConfigError: httpx is not installed, or ``ca_file`` holds no certificates.
+        ConfigError: httpx is not installed or takes no such URL, or ``ca_file`` holds no certificates.
     """
     try:
         import httpx
@@ -47,6 +49,8 @@ async def open_grants(claim: ClaimConfig, worker: WorkerConfig) -> AsyncIterator
         raise ConfigError(
             ['[claim] source: "server" needs httpx; install it with pip install "ffsuper[http]"']
         ) from None
+    if mistake := url_mistake(claim.server_url):
+        raise ConfigError([f"[claim] server_url: {mistake}"])
     try:
         trusted = ssl.create_default_context(cafile=claim.ca_file)
     except OSError as error:
@@ -62,7 +66,7 @@ async def open_grants(claim: ClaimConfig, worker: WorkerConfig) -> AsyncIterator
     # Proxies in the environment are not followed: what this worker does is in worker.toml.
     limits = httpx.Limits(keepalive_expiry=KEEP_UNUSED_S)
     async with httpx.AsyncClient(
-        headers=headers, verify=trusted, timeout=timeout, limits=limits, trust_env=False
+        headers=headers, cookies=no_cookies(), verify=trusted, timeout=timeout, limits=limits, trust_env=False
     ) as client:
         yield Grants(client, claim, worker)
 
@@ -124,6 +128,31 @@ class Grants:
         if len(content) > MAX_ANSWER_BYTES:
             raise ServerRefusedError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
         return response.status_code, content
+
+
+def url_mistake(url: str) -> str:
+    """Say that httpx takes no such URL, though it may look like one; empty when it does.
+
+    Nothing of the URL is repeated: there may be a password in it.
+    """
+    import httpx
+
+    try:
+        is_one = bool(httpx.URL(url).host)  # which decodes it, at the latest
+    except (httpx.InvalidURL, UnicodeError):
+        is_one = False
+    return "" if is_one else "names a host or a port that cannot be one"
+
+
+def no_cookies() -> CookieJar:
+    """Return a jar that takes none: something on the way may set some, even such that no request can carry."""
+    from http.cookiejar import CookieJar
+
+    class NoCookies(CookieJar):
+        def extract_cookies(self, response: object, request: object) -> None:
+            """Take none."""
+
+    return NoCookies()
 
 
 def read_grant(content: bytes, lane: LaneId) -> Candidate:

@@ -14,6 +14,8 @@ from ffsuper.store import streams
 from ffsuper.store.signals import Delivery, OpenWaitpoint
 from ffsuper.store.streams import StreamFrame
 
+MOST_PARTITIONS = 65_535
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -60,21 +62,41 @@ class Rotation:
 
 def counts_of(told: Mapping[str, int]) -> PartitionCounts:
     """Return how many partitions there are."""
-    return PartitionCounts(*(int(told[f"num_{family}_partitions"]) for family in ("flow", "budget", "quota")))
+    counts = [int(told[f"num_{family}_partitions"]) for family in ("flow", "budget", "quota")]
+    if not all(0 < count <= MOST_PARTITIONS for count in counts):
+        raise ValueError
+    return PartitionCounts(*counts)
 
 
 def execution_of(told: Mapping[str, Any]) -> Execution:
     """Return an execution; what the server does not tell is absent from its record."""
     fields = {**told, **told.get("state_vector", {})}
-    record = {name: text_of(value) for name, value in fields.items() if name != "state_vector"}
-    return Execution.of(partition.parse(told["execution_id"]), record, {}, [])
+    fields.pop("state_vector", None)
+    return Execution.of(partition.parse(told["execution_id"]), texts_of(fields), {}, [])
+
+
+def listed_of(told: Mapping[str, Any]) -> list[tuple[tuple[int, int], Execution]]:
+    """Return executions of a lane, each behind what they are sorted by: priority and age."""
+    found = [execution_of(one) for one in told["executions"]]
+    return [((-int(one.record["priority"]), int(one.record["created_at"] or 0)), one) for one in found]
+
+
+def begun_of(told: Mapping[str, Any]) -> tuple[int, bool]:
+    """Return how many attempts of an execution have begun, and whether it has ended."""
+    execution = execution_of(told)
+    return int(execution.record["current_attempt_index"]) + 1, execution.is_final
 
 
 def details_of(told: Mapping[str, Any]) -> tuple[Execution, list[dict[str, str]]]:
     """Return an execution with all that a server tells of it, and the events of its leases."""
-    record = told["record"]
-    execution = Execution.of(partition.parse(record["execution_id"]), record, told["tags"], told["attempts"])
-    return execution, told["history"]
+    record, attempts = texts_of(told["record"]), [texts_of(one) for one in told["attempts"]]
+    execution = Execution.of(partition.parse(record["execution_id"]), record, texts_of(told["tags"]), attempts)
+    return execution, [texts_of(event) for event in told["history"]]
+
+
+def texts_of(told: Mapping[str, Any]) -> dict[str, str]:
+    """Return members as a record has them."""
+    return {name: text_of(value) for name, value in told.items()}
 
 
 def text_of(value: object) -> str:
@@ -89,7 +111,7 @@ def waitpoint_of(told: Mapping[str, Any]) -> OpenWaitpoint:
         key=str(told["waitpoint_key"]),
         state=str(told["state"]),
         token=str(told["waitpoint_token"]),
-        signal_names=tuple(told.get("required_signal_names", ())),
+        signal_names=tuple(map(str, told.get("required_signal_names", ()))),
         created_at_ms=ms_of(told.get("created_at")),
         activated_at_ms=ms_of(told.get("activated_at")),
         expires_at_ms=ms_of(told.get("expires_at")),

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ffsuper.admin.answers import (
     Rotation,
+    begun_of,
     counts_of,
     delivery_of,
     details_of,
     execution_of,
     frames_of,
+    listed_of,
     rotation_of,
     waitpoint_of,
 )
@@ -108,7 +111,7 @@ class AdminClient(AnyClient, BudgetVerbs):
         }
 
         def created(told: Any) -> ExecutionId:
-            return ExecutionId((told.get("Created") or told["Duplicate"])["execution_id"])
+            return partition.parse((told.get("Created") or told["Duplicate"])["execution_id"])
 
         ask = Ask(verb="submit", method="POST", path="/v1/executions", body=body, read=of_json(created))
         return self._wire.call(ask)
@@ -239,9 +242,8 @@ class AdminClient(AnyClient, BudgetVerbs):
         closed: set[int] = set()
 
         def look(index: int) -> Standing:
-            execution = self._wire.call(about(known, "tail", "", execution_of))
-            attempts = int(execution.record["current_attempt_index"]) + 1
-            return Standing(attempts, execution.is_final, is_closed=index in closed)
+            attempts, has_ended = self._wire.call(about(known, "tail", "", begun_of))
+            return Standing(attempts, has_ended, is_closed=index in closed)
 
         def read_after(index: int, after: str, block_ms: int) -> list[StreamFrame]:
             frames, is_closed = self._wire.call(
@@ -267,12 +269,12 @@ class AdminClient(AnyClient, BudgetVerbs):
         """
         known = submissions.valid_lane(lane, "list")
         found = [one for number in range(self._counts().flow) for one in self._listed(known, number, index, limit)]
-        found.sort(key=lambda one: (-int(one.record["priority"]), int(one.record["created_at"] or 0)))
-        return found[:limit]
+        found.sort(key=itemgetter(0))
+        return [execution for _, execution in found[:limit]]
 
-    def _listed(self, lane: LaneId, number: int, index: str, limit: int) -> list[Execution]:
-        """Return what one partition has, ``limit`` at the most."""
-        found: list[Execution] = []
+    def _listed(self, lane: LaneId, number: int, index: str, limit: int) -> list[tuple[tuple[int, int], Execution]]:
+        """Return what one partition has, ``limit`` at the most, each behind what it is sorted by."""
+        found: list[tuple[tuple[int, int], Execution]] = []
         while (wanted := min(limit - len(found), MOST_LISTED)) > 0:
             place: dict[str, str | int]
             place = {"partition": number, "lane": lane, "state": index, "offset": len(found), "limit": wanted}
@@ -281,7 +283,7 @@ class AdminClient(AnyClient, BudgetVerbs):
                     verb="list_lane",
                     path="/v1/executions",
                     query=place,
-                    read=of_json(lambda told: [execution_of(one) for one in told["executions"]]),
+                    read=of_json(listed_of),
                 )
             )
             found += page

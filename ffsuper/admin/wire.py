@@ -28,10 +28,19 @@ from ffsuper.errors import (
     StoreUnavailableError,
     StoreUnsuitableError,
 )
-from ffsuper.grants import CONNECT_TIMEOUT_S, KEEP_UNUSED_S, RETRYABLE_STATUSES, decoded, reason, told
+from ffsuper.grants import (
+    CONNECT_TIMEOUT_S,
+    KEEP_UNUSED_S,
+    RETRYABLE_STATUSES,
+    decoded,
+    no_cookies,
+    reason,
+    told,
+    url_mistake,
+)
 from ffsuper.messages import ExecutionId
 from ffsuper.sansio import partition
-from ffsuper.store.replies import REFUSALS
+from ffsuper.store.replies import REFUSALS, UNREADABLE
 
 if TYPE_CHECKING:
     import httpx
@@ -95,6 +104,8 @@ class ServerWire:
         except ImportError:
             raise ConfigError(["a client of a server needs httpx: pip install 'ffsuper[http]'"]) from None
         mistakes = [f"server: {text}" for text in http_url_mistakes(url)]
+        if not mistakes and (mistake := url_mistake(url)):
+            mistakes.append(f"server: {mistake}")
         mistakes += [f"server: {text}" for text in (token_mistakes(token) if token else ())]
         if ca_file is not None and not url.startswith("https://"):
             mistakes.append("server: a file of certificates needs a URL that begins with https://")
@@ -109,6 +120,7 @@ class ServerWire:
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
+            cookies=no_cookies(),
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(keepalive_expiry=KEEP_UNUSED_S),
             verify=trusted,
@@ -137,7 +149,11 @@ class ServerWire:
         import httpx
 
         try:
-            response = self._http.request(ask.method, ask.path, params=ask.query, json=ask.body)
+            request = self._http.build_request(ask.method, ask.path, params=ask.query, json=ask.body)
+        except ValueError as error:  # half a character, or a number that JSON does not have
+            raise InvalidRequestError(ask.verb, "invalid_input", (f"it cannot be sent: {error}",)) from None
+        try:
+            response = self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise StoreUnavailableError(f"cannot reach the server at {self.url}: {why(error)}") from error
         except httpx.RequestError as error:
@@ -146,7 +162,7 @@ class ServerWire:
             raise error_of(ask, response.status_code, response.content, self.url)
         try:
             return ask.read(response.content)
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except UNREADABLE:
             raise StoreUnsuitableError(
                 f"{ask.verb}: the server at {self.url} answers what the protocol does not have"
             ) from None

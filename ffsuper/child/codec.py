@@ -6,6 +6,7 @@ of field must look like, for a child may be up to anything.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ from ffsuper.sansio.frame import Frame
 
 T = TypeVar("T")
 
+# Room for the whole part of any float; numbers of some thousand digits can be read, but not written any more.
+NUMBER_BITS = 1024
+UNFIT = (TypeError, ValueError, OverflowError)
 SIGNAL_TEXTS = ("signal_id", "name", "category", "source_type", "source_identity", "correlation_id")
 
 
@@ -88,14 +92,28 @@ def for_child(frame: Frame) -> ToChild:
 
 def start_of(header: dict[str, Any], body: bytes) -> Start:
     """Read a start: the body is its payload, then those of the signals."""
-    rows = header["signals"]
-    begin = len(body) - sum(row[-1] for row in rows)
+    rows = [signal_parts(row) for row in member(header, "signals", "list")]
+    begin = len(body) - sum(length for _, length in rows)
+    if begin < 0:
+        raise RemoteProtocolError(f"a body of {len(body)} bytes, too short for the payloads of its signals")
     payload, signals = body[:begin], []
-    for *texts, accepted_at_ms, length in rows:
-        values = dict(zip(SIGNAL_TEXTS, texts, strict=True))
-        signals.append(ReceivedSignal(**values, accepted_at_ms=accepted_at_ms, payload=body[begin : begin + length]))
+    for values, length in rows:
+        signals.append(ReceivedSignal(**values, payload=body[begin : begin + length]))
         begin += length
     return read(Start, header | {"signals": tuple(signals)}, payload)
+
+
+def signal_parts(row: Any) -> tuple[dict[str, Any], int]:
+    """Read a signal without its payload, and how long that is."""
+    try:
+        *texts, accepted_at_ms, length = READERS["list"](row)
+        values: dict[str, Any] = dict(zip(SIGNAL_TEXTS, map(READERS["str"], texts), strict=True))
+        if whole(length) < 0:
+            raise ValueError
+        return values | {"accepted_at_ms": whole(accepted_at_ms)}, length
+    except UNFIT:
+        told = reprlib.repr(row)
+        raise RemoteProtocolError(f"a signal is {told:.100}, not six texts, a time and a length") from None
 
 
 def from_child(frame: Frame) -> FromChild:
@@ -122,20 +140,22 @@ def from_child(frame: Frame) -> FromChild:
 
 def handler_settings(row: Any) -> HandlerSettings:
     """Read one registration."""
-    match row:
-        case [str(kind), None | int() | float() as timeout_s, None | int() | float() as progress_s, bool(is_async)]:
-            return HandlerSettings(kind, timeout_s, progress_s, is_async)
-        case other:
-            raise RemoteProtocolError(
-                f"a handler is {other!r:.100}, not a kind, two timeouts and whether it is async"
-            )
+    try:
+        kind, timeout_s, progress_s, is_async = READERS["list"](row)
+        timeouts = seconds(timeout_s), seconds(progress_s)
+        return HandlerSettings(READERS["str"](kind), *timeouts, READERS["bool"](is_async))
+    except UNFIT:
+        told = reprlib.repr(row)
+        raise RemoteProtocolError(
+            f"a handler is {told:.100}, not a kind, two timeouts and whether it is async"
+        ) from None
 
 
 def kind_of(header: Mapping[str, Any], name: str, kinds: Mapping[str, type[T]]) -> type[T]:
     """Return the class that a member names."""
     kind = header.get(name)
     if not isinstance(kind, str) or kind not in kinds:
-        raise RemoteProtocolError(f"message of unknown {name} {kind!r:.100}")
+        raise RemoteProtocolError(f"message of unknown {name} {reprlib.repr(kind):.100}")
     return kinds[kind]
 
 
@@ -156,8 +176,8 @@ def member(header: Mapping[str, Any], name: str, wanted: str) -> Any:
     value = header.get(name)
     try:
         return READERS[wanted](value)
-    except (TypeError, ValueError):
-        raise RemoteProtocolError(f"member {name!r} is {value!r:.100}, not {wanted}") from None
+    except UNFIT:
+        raise RemoteProtocolError(f"member {name!r} is {reprlib.repr(value):.100}, not {wanted}") from None
 
 
 def exactly(kind: type) -> Callable[[Any], Any]:
@@ -171,6 +191,29 @@ def exactly(kind: type) -> Callable[[Any], Any]:
     return take
 
 
+def whole(value: Any) -> int:
+    """Read a whole number, unless it is too large to be reckoned with."""
+    if type(value) is not int:
+        raise TypeError
+    if value.bit_length() > NUMBER_BITS:
+        raise OverflowError
+    return value
+
+
+def seconds(value: Any) -> float | None:
+    """Read a time that may be absent; ``inf`` is one."""
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not value > 0:
+        raise ValueError
+    return float(value)
+
+
+def choice(kind: type[Enum]) -> Callable[[Any], Enum]:
+    """Return the reader of one of a few words."""
+    return lambda value: kind(READERS["str"](value))
+
+
 def texts(value: Any) -> tuple[str, ...]:
     """Read a list of texts."""
     return tuple(map(READERS["str"], value if isinstance(value, tuple) else READERS["list"](value)))
@@ -182,13 +225,14 @@ def table(value_kind: str) -> Callable[[Any], dict[str, Any]]:
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
-    **{kind.__name__: exactly(kind) for kind in (int, str, bool, list, dict)},
-    "int | None": lambda value: None if value is None else exactly(int)(value),
+    **{kind.__name__: exactly(kind) for kind in (str, bool, list, dict)},
+    "int": whole,
+    "int | None": lambda value: None if value is None else whole(value),
     "tuple[str, ...]": texts,
     "Mapping[str, str]": table("str"),
     "Mapping[str, int]": table("int"),
-    "InterruptReason": InterruptReason,
-    "OnTimeout": OnTimeout,
+    "InterruptReason": choice(InterruptReason),
+    "OnTimeout": choice(OnTimeout),
     "tuple[ReceivedSignal, ...]": tuple,
 }
 

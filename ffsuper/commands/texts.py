@@ -60,13 +60,13 @@ def crash_lines(attempt: Mapping[str, str]) -> list[str]:
         end = report["signal"] or f"exit code {report['exit_code']}"
         killed = " from this worker" if report["why_killed"] else ""
         peak = f", peak {report['peak_memory_bytes'] / MIB:.0f} MiB" if report["peak_memory_bytes"] else ""
-        output = [f"{moment(one['at_ms'])[11:]}  {one['stream']}  {one['text']}" for one in report["output"]]
+        output = [f"{in_utc(one['at_ms'])[11:]}  {one['stream']}  {one['text']}" for one in report["output"]]
         return [
             f"crash   {end}{killed}{peak}",
             *(f"output  {line}" for line in output),
             *(f"stack   {line}" for line in report["stack_dump"]),
         ]
-    except (ValueError, LookupError, TypeError, OverflowError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return [f"crash   {text}"]
 
 
@@ -99,18 +99,27 @@ def indented(text: str) -> str:
 
 
 def moment(text: str) -> str:
-    """Return a protocol time for people, in UTC; empty when it is unset."""
+    """Return a protocol time for people, in UTC; empty when it is unset, or never comes."""
     try:
-        return datetime.fromtimestamp(float(text) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
-    except ValueError:
+        return in_utc(text)
+    except (ValueError, OverflowError):
         return ""
+
+
+def in_utc(text: str) -> str:
+    """Return a protocol time for people.
+
+    Raises:
+        ValueError, OverflowError: it is none, or none that a calendar has.
+    """
+    return datetime.fromtimestamp(float(text) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
 def with_crash_report(attempt: Mapping[str, str]) -> dict[str, object]:
     """Return an attempt with its crash report, if it has one, as an object; what is none stays text."""
     try:
         return {**attempt, "crash_report": json.loads(attempt["crash_report"])}
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return dict(attempt)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import binascii
+import re
 import uuid
 from dataclasses import dataclass
 
 from ffsuper.messages import ExecutionId, LaneId
 
 PREFIX = "{fp:"
+# What ``uuid`` takes beside these, as white space and digits of other scripts, is none of the protocol's.
+UUID_SIGNS = re.compile("(urn:uuid:)?[{]?[0-9A-Fa-f-]+[}]?")
 FNV_OFFSET = 0xCBF29CE484222325
 FNV_PRIME = 0x100000001B3
 UINT64 = 0xFFFFFFFFFFFFFFFF
@@ -49,6 +52,8 @@ def parse(text: str) -> ExecutionId:
     if not (digits.isascii() and digits.isdigit()) or int(digits) > 65535:
         raise ValueError(f"{text!r} is not an execution id: partition {number!r} is not a number from 0 to 65535")
     try:
+        if not UUID_SIGNS.fullmatch(rest):
+            raise ValueError
         uuid.UUID(rest)
     except ValueError:
         raise ValueError(f"{text!r} is not an execution id: {rest!r} is not a UUID") from None

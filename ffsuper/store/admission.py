@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import ExecutionId, LaneId
@@ -77,9 +78,11 @@ class Admission(Blocked):
 
     async def last_turns(self, lane: LaneId, namespaces: Sequence[str]) -> dict[str, float]:
         """Return when each namespace was last granted something of a lane, in ms; 0 for never."""
-        read = Call(("ZMSCORE", keys.turns(lane), *namespaces), lambda reply: [float(part or 0) for part in reply])
-        found: list[float] = await self._connection.run(read)
-        return dict(zip(namespaces, found, strict=True))
+
+        def parse(reply: Any) -> dict[str, float]:
+            return {namespace: float(at_ms or 0) for namespace, at_ms in zip(namespaces, reply, strict=True)}
+
+        return await self._connection.run(Call(("ZMSCORE", keys.turns(lane), *namespaces), parse))
 
     async def note_turns(self, lane: LaneId, turns: Mapping[str, float]) -> None:
         """Note when namespaces have had their turn, if that can be done now; what is long ago is forgotten."""

@@ -17,6 +17,7 @@ from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId
 from ffsuper.store.cluster import some_server
 from ffsuper.store.link import BROKEN, Link, packed
+from ffsuper.store.replies import MOST_DIGITS
 from ffsuper.store.wire import connection_maker
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ async def open_wake_ups(
     channels = {f"{ELIGIBLE}{lane}".encode(): lane for lane in lanes}
 
     def read(channel: bytes, data: bytes) -> tuple[LaneId, int] | None:
-        return (channels[channel], int(data)) if data.isdigit() else None
+        is_place = channel in channels and data.isdigit() and len(data) <= MOST_DIGITS
+        return (channels[channel], int(data)) if is_place else None
 
     async with listening(settings, [*channels], read, LISTENING) as places:
         yield places
@@ -142,13 +144,16 @@ class Listener(Generic[T]):
             for reply in replies:
                 if isinstance(reply, Exception):
                     return
-                self._take(*reply[:3])
+                self._take(reply)
 
-    def _take(self, kind: bytes, channel: bytes, data: Any = None) -> None:
+    def _take(self, reply: Any) -> None:
         """Pass on what there is to be passed on."""
-        if kind == b"subscribe" and data == 1 and self._beginning is not None:
-            data = self._beginning
-        elif kind != b"message":
-            return
+        match reply:
+            case [b"subscribe", bytes(channel), 1] if self._beginning is not None:
+                data = self._beginning
+            case [b"message", bytes(channel), bytes(data)]:
+                pass
+            case _:
+                return
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(self._read(channel, data))

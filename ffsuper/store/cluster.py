@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from redis.crc import key_slot
 
 from ffsuper.config import StoreConfig
+from ffsuper.config_rules import url_mistakes
 from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
-from ffsuper.store.replies import ElsewhereError
+from ffsuper.store.replies import Call, ElsewhereError
 from ffsuper.store.wire import Begun, Command, ServerWire, Wire
 
 SLOTS = 16384
@@ -85,14 +86,14 @@ class Routes:
         """
         if isinstance(slots, StoreError):
             raise slots
-        self._map, replicas = slot_map(slots, address)
+        self._map, replicas = Call(SLOTS_OF, lambda reply: slot_map(reply, address)).parse(slots)
         # Whoever has answered is asked first; then all others that there are now, and those of the URL.
         self._seeds = list(dict.fromkeys([address, *self._map, *replicas, *self._from_url]))
         self.is_stale = False
 
     def node_of(self, key: str) -> str | None:
         """Name the server that has a key; None while that is not known."""
-        return self._map[key_slot(key.encode())] if self._map else None
+        return self._map[key_slot(as_bytes(key))] if self._map else None
 
     def of(self, command: Command) -> Address:
         """Return where a command goes."""
@@ -149,12 +150,20 @@ class Errand:
         for position, answer in zip(leg.positions, wanted, strict=True):
             self.replies[position] = answer
             if isinstance(answer, ElsewhereError) and answer.address:
-                self._ways[position] = answer.address
-                if not answer.is_moved:
-                    self._asking.add(position)
+                self._detour(position, answer, leg.address)
             # It has moved; or its server may be down, or have become a replica.
             if isinstance(answer, OutcomeUnknownError | StoreUnavailableError):
                 self._routes.is_stale |= not isinstance(answer, ElsewhereError) or answer.is_moved
+
+    def _detour(self, position: int, answer: ElsewhereError, sent_by: Address) -> None:
+        host, _, port = answer.address.rpartition(":")
+        try:
+            self._ways[position] = address_at(host, port, sent_by)
+        except StoreUnavailableError as error:
+            self.replies[position] = error
+        else:
+            if not answer.is_moved:
+                self._asking.add(position)
 
 
 class ClusterWire(Wire):
@@ -255,11 +264,13 @@ def slot_map(reply: Any, asked_of: Address) -> tuple[tuple[Address, ...], set[Ad
         asked_of: stands for a server that does not know its own name.
 
     Raises:
-        StoreUnavailableError: some slots are nobody's.
+        StoreUnavailableError: some slots are nobody's, or somebody's who cannot be reached.
     """
     found: list[Address] = [""] * SLOTS
     replicas = set[Address]()
     for first, last, master, *others in reply:
+        if not 0 <= first <= last < SLOTS:
+            raise ValueError(f"there are no slots {first} to {last}")
         found[first : last + 1] = [address_of(master, asked_of)] * (last + 1 - first)
         replicas |= {address_of(other, asked_of) for other in others}
     if not all(found):
@@ -269,8 +280,25 @@ def slot_map(reply: Any, asked_of: Address) -> tuple[tuple[Address, ...], set[Ad
 
 def address_of(node: Sequence[Any], asked_of: Address) -> Address:
     """Return where a server of the answer is."""
-    host = bytes(node[0] or b"").decode() or asked_of.rpartition(":")[0]
-    return f"[{host}]:{node[1]}" if ":" in host and not host.startswith("[") else f"{host}:{node[1]}"
+    host, port, *_ = node
+    return address_at(as_bytes(host or b"").decode(), port, asked_of)
+
+
+def address_at(host: str, port: object, told_by: Address) -> Address:
+    """Return where a server is.
+
+    Args:
+        host: as a server of the cluster calls it; empty where that does not know.
+        told_by: that server, whose host it has then.
+
+    Raises:
+        StoreUnavailableError: there can be no such server.
+    """
+    name = host or told_by.rpartition(":")[0]
+    address = f"[{name}]:{port}" if ":" in name and not name.startswith("[") else f"{name}:{port}"
+    if "/" in address or any(url_mistakes(f"redis://{address}")):
+        raise StoreUnavailableError(f"the cluster names a server that cannot be one: {address!r:.200}")
+    return address
 
 
 def key_of(command: Command) -> bytes | None:
@@ -287,7 +315,7 @@ def key_of(command: Command) -> bytes | None:
 
 def as_bytes(part: Any) -> bytes:
     """Return a key as it is sent."""
-    return part if isinstance(part, bytes) else str(part).encode()
+    return part if isinstance(part, bytes) else str(part).encode(errors="replace")
 
 
 def open_wire(settings: StoreConfig, name: str) -> Wire:

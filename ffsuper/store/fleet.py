@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +85,9 @@ def read_load() -> Call[Load]:
 
 
 def read_lease_end(execution_id: ExecutionId) -> Call[float | None]:
-    """Read when an execution's lease ends, on the server's clock; None when it has none."""
+    """Read when an execution's lease ends, on the server's clock; None when it has none, or one without end."""
     key = ExecutionKeys.of(execution_id).partition.index("lease_expiry")
-    return Call(("ZSCORE", key, execution_id), lambda reply: None if reply is None else float(reply))
+    return Call(("ZSCORE", key, execution_id), lambda reply: None if reply is None else finite(reply))
 
 
 def read_first(lane: LaneId, partition: int, above: float) -> Call[float | None]:
@@ -104,7 +105,13 @@ def read_last(lane: LaneId, partition: int) -> Call[float | None]:
 
 def only_score(reply: Any) -> float | None:
     """Return the score of the only entry, if there is one."""
-    return float(reply[1]) if reply else None
+    return finite(reply[1]) if reply else None
+
+
+def finite(score: bytes) -> float | None:
+    """Return a score that can be reckoned with; None for others."""
+    number = float(score)
+    return number if math.isfinite(number) else None
 
 
 def age_ms(score: float, now_ms: int) -> int:

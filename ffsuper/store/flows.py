@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.store.keys import ExecutionKeys, FlowKeys, is_execution_id
+from ffsuper.store.keys import ExecutionKeys, FlowKeys, read_id
 from ffsuper.store.replies import Call, fcall, text_fields
 from ffsuper.store.submissions import Submission, create_args
 
@@ -134,8 +134,7 @@ def read_members(keys: FlowKeys) -> Call[list[ExecutionId]]:
 
 def members_of(found: Iterable[bytes]) -> list[ExecutionId]:
     """Return the members, without what can be none."""
-    texts = [member.decode(errors="replace") for member in found]
-    return [ExecutionId(text) for text in texts if is_execution_id(text)]
+    return [member for member in map(read_id, found) if member is not None]
 
 
 def read_flow(keys: FlowKeys) -> Call[Mapping[str, str]]:

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.sansio.partition import of_bytes
+from ffsuper.sansio.partition import of_bytes, parse
 
 PARTITION_CONFIG = "ff:config:partitions"
 WORKERS = "ff:idx:workers"
@@ -18,6 +18,8 @@ WORKERS = "ff:idx:workers"
 LANES = "ffsuper:lanes"
 OWN_WORKERS = "ffsuper:workers"
 LEADER = "ffsuper:engine:leader"
+# Of a partition's number, leading zeros included.
+MOST_DIGITS = 18
 
 
 def turns(lane: LaneId) -> str:
@@ -278,7 +280,17 @@ class ExecutionKeys:
         return f"ff:sigdedup:{self.tag}:{waitpoint_id}:{key}"
 
 
+def read_id(member: bytes) -> ExecutionId | None:
+    """Return a member of an index or of a flow; None for what is no execution id."""
+    try:
+        return parse(member.decode())
+    except ValueError:
+        return None
+
+
 def is_execution_id(text: str) -> bool:
-    """Tell whether keys can be built from ``text``."""
+    """Tell whether keys can be built from ``text``: as ``read_id``, but quicker and less strict."""
     prefix, separator, _ = text.partition("}:")
-    return bool(separator) and prefix.startswith("{fp:") and prefix[4:].isdecimal()
+    number = prefix[4:]
+    is_number = number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS
+    return bool(separator) and prefix.startswith("{fp:") and is_number

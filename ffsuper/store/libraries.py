@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffsuper.errors import StoreScriptError, StoreUnsuitableError
-from ffsuper.store.replies import Call, Part
+from ffsuper.store.replies import Call, Part, as_bytes
 from ffsuper.store.wire import Wire
 
 FLOWFABRIC = "flowfabric"
@@ -149,7 +149,7 @@ def prepare_server(wire: Wire, mode: Mode) -> None:
                 load(wire, name, mode)
             case Standing.FOREIGN if mode == "replace":
                 load(wire, name, mode)
-    spoken = reply_to(wire, "FCALL", "ff_version", 0)
+    spoken = version_spoken(wire)
     if spoken != PROTOCOL_VERSION:
         raise StoreUnsuitableError(
             f"the store holds library flowfabric version {spoken.decode(errors='replace')}, and this worker speaks "
@@ -194,7 +194,7 @@ def held(wire: Wire, name: str) -> Held:
     code = loaded_code(wire, name)
     standing, mark = Standing.of(code, own_mark(name)), Mark.found_in(code or "")
     if standing is Standing.FOREIGN and name == FLOWFABRIC:
-        return Held(name, standing, f"protocol {reply_to(wire, 'FCALL', 'ff_version', 0).decode(errors='replace')}")
+        return Held(name, standing, f"protocol {version_spoken(wire).decode(errors='replace')}")
     return Held(name, standing, "" if mark is None else str(mark))
 
 
@@ -224,15 +224,24 @@ def loaded_code(wire: Wire, name: str) -> str | None:
         StoreUnsuitableError: the server knows no functions.
     """
     try:
-        found = reply_to(wire, "FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
+        return wire.run(Call(("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE"), code_of))
     except StoreScriptError as error:
         raise StoreUnsuitableError(
             f"the store knows no functions ({error}): ffsuper needs Redis 7.0, Valkey 7.2 or later"
         ) from None
+
+
+def code_of(found: Any) -> str | None:
+    """Read the list of libraries of one name."""
     if not found:
         return None
     members = dict(zip(found[0][::2], found[0][1::2], strict=True))
-    return bytes(members[b"library_code"]).decode(errors="replace")
+    return as_bytes(members[b"library_code"]).decode(errors="replace")
+
+
+def version_spoken(wire: Wire) -> bytes:
+    """Return which version of the protocol library ``flowfabric`` says that it speaks."""
+    return wire.run(Call(("FCALL", "ff_version", 0), as_bytes))
 
 
 def reply_to(wire: Wire, *command: Part) -> Any:

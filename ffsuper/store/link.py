@@ -39,7 +39,7 @@ class Link:
         # What TLS has deciphered, and the socket does not show any more.
         self._has_more: Callable[[], object] = getattr(self._socket, "pending", bool)
         self._reader = hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=INCOMPLETE
+            protocolError=redis.InvalidResponse, replyError=error_reply, notEnoughData=INCOMPLETE
         )
 
     @classmethod
@@ -96,6 +96,15 @@ class Link:
         """Close it; who sends or receives is told."""
         trio.lowlevel.notify_closing(self._socket)
         self._connection.disconnect()
+
+
+def error_reply(text: str) -> redis.RedisError:
+    """Return the error that a server tells of."""
+    parse: Callable[[str], redis.RedisError] = DefaultParser.parse_error
+    try:
+        return parse(text)
+    except ValueError:  # begins like the news that a slot has moved, and does not say where
+        return redis.ResponseError(text)
 
 
 def packed(commands: Sequence[Command]) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
 from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId
@@ -13,6 +14,8 @@ from ffsuper.store.connection import Connection
 from ffsuper.store.keys import PartitionKeys
 from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import Call, Part, Status, fcall
+
+T = TypeVar("T")
 
 NO_LANE = LaneId("")
 
@@ -108,8 +111,8 @@ class Looks:
         Raises:
             StoreError: none can be.
         """
-        answers = await self._look("ffsuper_present", wanted, lambda index: (index.key,))
-        return [asked[int(position)] for asked, status in answers for position in status.fields]
+        answers = await self._look("ffsuper_present", wanted, lambda index: (index.key,), present_of)
+        return [index for found in answers for index in found]
 
     async def due(self, bounds: Mapping[Index, float]) -> Due:
         """Return the lowest score of each index, from its bound on, of all servers that can be reached.
@@ -117,35 +120,33 @@ class Looks:
         Raises:
             StoreError: none can be.
         """
-        found, damaged = dict[Index, First](), list[Index]()
-        answers = await self._look("ffsuper_due", list(bounds), lambda index: (index.key, score(bounds[index])))
-        for asked, status in answers:
-            now_ms = status.number(0)
-            for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
-                if first:
-                    found[asked[int(position)]] = First(float(first), now_ms)
-                else:
-                    damaged.append(asked[int(position)])
-        return Due(found, damaged)
+        answers = await self._look(
+            "ffsuper_due", list(bounds), lambda index: (index.key, score(bounds[index])), due_of
+        )
+        first = {index: one for found in answers for index, one in found.first.items()}
+        return Due(first, [index for found in answers for index in found.damaged])
 
     async def _look(
-        self, function: str, wanted: Sequence[Index], told: Callable[[Index], tuple[Part, ...]]
-    ) -> list[tuple[list[Index], Status]]:
-        """Ask every server about its indexes; return which were asked for, in order, and the answer."""
-        asked, calls = list[list[Index]](), list[Call[Status]]()
+        self,
+        function: str,
+        wanted: Sequence[Index],
+        told: Callable[[Index], tuple[Part, ...]],
+        read: Callable[[Sequence[Index], Status], T],
+    ) -> list[T]:
+        """Ask every server about its indexes; return what ``read`` makes of those in order and of the answer."""
+        calls = list[Call[T]]()
         for slots in await self._by_node(wanted):
             args: list[Part] = []
             for slot in slots:
                 args += [len(slot), *(part for index in slot for part in told(index))]
-            asked.append([index for slot in slots for index in slot])
-            calls.append(fcall(function, (slots[0][0].key,), tuple(args), lambda status: status))
+            asked = [index for slot in slots for index in slot]
+            calls.append(fcall(function, (slots[0][0].key,), tuple(args), partial(read, asked)))
         answers = await self._connection.try_all(calls)
         failures = [answer for answer in answers if isinstance(answer, StoreError)]
         for failure in failures:
             if len(failures) == len(answers) or not isinstance(failure, STORE_AWAY):
                 raise failure
-        pairs = zip(asked, answers, strict=True)
-        return [(group, answer) for group, answer in pairs if not isinstance(answer, StoreError)]
+        return [answer for answer in answers if not isinstance(answer, StoreError)]
 
     async def _by_node(self, wanted: Sequence[Index]) -> list[list[list[Index]]]:
         """Return for each node of a cluster its indexes by slot; without a cluster there is one node and one slot."""
@@ -153,6 +154,22 @@ class Looks:
         for index, node in zip(wanted, await self._connection.nodes_of([one.key for one in wanted]), strict=True):
             nodes.setdefault(node, {}).setdefault(index.tag if node else "", []).append(index)
         return [list(slots.values()) for slots in nodes.values()]
+
+
+def present_of(asked: Sequence[Index], status: Status) -> list[Index]:
+    """Read which of the indexes exist."""
+    return [asked[int(position)] for position in status.fields]
+
+
+def due_of(asked: Sequence[Index], status: Status) -> Due:
+    """Read the lowest scores of the indexes."""
+    found, damaged, now_ms = dict[Index, First](), list[Index](), status.number(0)
+    for position, first in zip(status.fields[1::2], status.fields[2::2], strict=True):
+        if first:
+            found[asked[int(position)]] = First(float(first), now_ms)
+        else:
+            damaged.append(asked[int(position)])
+    return Due(found, damaged)
 
 
 def score(bound: float) -> str:

@@ -11,7 +11,7 @@ from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
 from ffsuper.store.outage import STORE_AWAY
-from ffsuper.store.replies import Call, fcall
+from ffsuper.store.replies import Call, as_bytes, fcall
 
 # Who asks whether we are ready does not wait for long.
 ANSWER_S = 1.0
@@ -47,7 +47,7 @@ class Presence:
     async def holder(self) -> bytes:
         """Return what the alive key's holder stored there; empty when nobody holds it."""
         try:
-            return await self._connection.run(Call(("GET", self._alive), lambda reply: bytes(reply or b"")))
+            return await self._connection.run(Call(("GET", self._alive), as_bytes))
         except StoreScriptError:
             return NO_TEXT
 
@@ -91,7 +91,7 @@ class Presence:
 
     async def order(self) -> bytes:
         """Return what an operator has last told this instance to do, as JSON; empty when nothing."""
-        return await self._connection.run(Call(("GET", self._order), lambda reply: bytes(reply or b"")))
+        return await self._connection.run(Call(("GET", self._order), as_bytes))
 
     async def answers(self) -> bool:
         """Tell whether the store can be reached."""

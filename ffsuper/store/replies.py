@@ -22,6 +22,10 @@ from ffsuper.errors import (
 
 T = TypeVar("T")
 Part = str | bytes | int | float
+# What reading a reply of another form than the expected comes to.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# No count and no time has more.
+MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,24 @@ class Call(Generic[T]):
     """One command and how its reply is read.
 
     Attributes:
-        parse: turns the raw reply into the result, or raises a StoreError.
+        read: turns the raw reply into the result, or raises a StoreError.
     """
 
     command: tuple[Part, ...]
-    parse: Callable[[Any], T]
+    read: Callable[[Any], T]
+
+    def parse(self, reply: Any) -> T:
+        """Return what the reply says; the store is others' too, so it may say anything.
+
+        Raises:
+            StoreScriptError: it is not what should come.
+            StoreError: as ``read`` says.
+        """
+        try:
+            return self.read(reply)
+        except UNREADABLE as error:
+            told = " ".join(map(str, self.command[:2]))
+            raise StoreScriptError(f"{told}: the reply cannot be read: {error!s:.200}") from error
 
 
 REFUSALS: dict[str, type[RefusedError]] = {
@@ -146,6 +163,11 @@ def error_of(error: redis.RedisError) -> StoreError:
     if "Function not found" in text:
         return LibraryMissingError("the store has lost the function library")
     return StoreScriptError(text)
+
+
+def whole(text: str) -> int:
+    """Read a number that counts something or is a time; 0 for what is none."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
 
 
 def text_fields(reply: Sequence[bytes]) -> dict[str, str]:

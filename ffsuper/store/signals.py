@@ -11,7 +11,7 @@ from typing import Any
 from ffsuper.messages import ExecutionId, LaneId, Lease, ReceivedSignal
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, Status, fcall, text_fields
+from ffsuper.store.replies import Call, Status, as_bytes, fcall, text_fields, whole
 
 # The protocol's: how long an idempotency key is remembered, and how many signals are kept.
 DEDUP_TTL_MS = 86_400_000
@@ -176,8 +176,8 @@ async def read_open_waitpoints(
     keys, cursor, ids = ExecutionKeys.of(execution_id), b"0", {current_id} - {""}
     while True:
         scan = ("SSCAN", keys.part("waitpoints"), cursor, "COUNT", SCAN_COUNT)
-        cursor, page = await connection.run(Call(scan, lambda reply: (reply[0], reply[1])))
-        ids |= {part.decode(errors="replace") for part in page}
+        cursor, page = await connection.run(Call(scan, page_of))
+        ids |= page
         if cursor == b"0":
             break
     found = await connection.run_all([read_waitpoint(execution_id, one) for one in sorted(ids)])
@@ -186,14 +186,18 @@ async def read_open_waitpoints(
     return [replace(point, signal_names=names) for point, names in zip(points, wanted, strict=True)]
 
 
+def page_of(reply: Any) -> tuple[bytes, set[str]]:
+    """Read a page of a set: where to go on, and what is on it."""
+    cursor, members = reply
+    return as_bytes(cursor), {member.decode(errors="replace") for member in members}
+
+
 def read_signal_names(execution_id: ExecutionId, waitpoint_id: str) -> Call[tuple[str, ...]]:
     """Read which signals a waitpoint's condition names; none when any will do."""
 
     def parse(reply: Any) -> tuple[str, ...]:
         fields = text_fields(reply)
-        total = fields.get("total_matchers", "0")
-        names = [fields.get(f"matcher:{number}:name", "") for number in range(int(total) if total.isdecimal() else 0)]
-        return tuple(filter(None, names))
+        return tuple(filter(None, [fields.get(f"matcher:{number}:name", "") for number in matchers(fields)]))
 
     return Call(("HGETALL", ExecutionKeys.of(execution_id).waitpoint(waitpoint_id, "condition")), parse)
 
@@ -206,8 +210,12 @@ async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[Rec
     """
     suspension = ExecutionKeys.of(lease.execution_id).part("suspension:current")
     fields = ("attempt_index", "close_reason", "waitpoint_id")
-    read = Call(("HMGET", suspension, *fields), lambda reply: [(part or b"").decode() for part in reply])
-    index, close_reason, waitpoint_id = await connection.run(read)
+
+    def parse(reply: Any) -> tuple[str, str, str]:
+        index, close_reason, waitpoint_id = ((part or b"").decode(errors="replace") for part in reply)
+        return index, close_reason, waitpoint_id
+
+    index, close_reason, waitpoint_id = await connection.run(Call(("HMGET", suspension, *fields), parse))
     if index != str(lease.attempt_index) or close_reason != "resumed" or not waitpoint_id:
         return ()
     return await read_matched(connection, lease.execution_id, waitpoint_id)
@@ -219,10 +227,9 @@ async def read_matched(
     """Return the signals that a waitpoint's condition has taken, in the order of its names."""
     keys = ExecutionKeys.of(execution_id)
     condition = await connection.run(Call(("HGETALL", keys.waitpoint(waitpoint_id, "condition")), text_fields))
-    total = condition.get("total_matchers", "0")
     signal_ids = [
         condition.get(f"matcher:{number}:signal_id", "")
-        for number in range(int(total) if total.isdecimal() else 0)
+        for number in matchers(condition)
         if condition.get(f"matcher:{number}:satisfied") == "1"
     ]
     reads: list[Call[Any]] = []
@@ -235,9 +242,13 @@ async def read_matched(
     )
 
 
+def matchers(condition: Mapping[str, str]) -> range:
+    """Return the numbers of a condition's matchers: not more than it has fields, whatever it says."""
+    return range(min(whole(condition.get("total_matchers", "")), len(condition)))
+
+
 def received(record: Mapping[str, str], payload: bytes) -> ReceivedSignal:
     """Return a signal from its record."""
-    accepted_at = record.get("accepted_at", "")
     return ReceivedSignal(
         signal_id=record.get("signal_id", ""),
         name=record.get("signal_name", ""),
@@ -245,6 +256,6 @@ def received(record: Mapping[str, str], payload: bytes) -> ReceivedSignal:
         source_type=record.get("source_type", ""),
         source_identity=record.get("source_identity", ""),
         correlation_id=record.get("correlation_id", ""),
-        accepted_at_ms=int(accepted_at) if accepted_at.isdecimal() else 0,
+        accepted_at_ms=whole(record.get("accepted_at", "")),
         payload=payload,
     )

@@ -10,11 +10,12 @@ from typing import Any
 
 from ffsuper.errors import InvalidRequestError
 from ffsuper.messages import ExecutionId, LaneId
-from ffsuper.store.keys import ExecutionKeys, PartitionKeys
-from ffsuper.store.replies import Call, Part, Status, fcall, text_fields
+from ffsuper.store.keys import ExecutionKeys, PartitionKeys, read_id
+from ffsuper.store.replies import Call, Part, Status, fcall, text_fields, whole
 
 # The tags of W3C trace context are called as its headers are; beside this one there may be ``tracestate``.
 TRACEPARENT = "traceparent"
+MOST_ATTEMPTS = 10_000  # more have only damaged records, and would not fit into one pipeline
 DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
 
 
@@ -125,8 +126,8 @@ def read_attempts(execution_id: ExecutionId, core: Mapping[str, str]) -> list[Ca
     Args:
         core: the execution's record as just read.
     """
-    count = core.get("total_attempt_count", "")
-    return [read_attempt(execution_id, index) for index in range(int(count) if count.isdecimal() else 0)]
+    count = min(whole(core.get("total_attempt_count", "")), MOST_ATTEMPTS)
+    return [read_attempt(execution_id, index) for index in range(count)]
 
 
 def read_tags(execution_id: ExecutionId) -> Call[dict[str, str]]:
@@ -165,8 +166,7 @@ def cancel(
     """
     keys = ExecutionKeys.of(execution_id)
     partition, lane = keys.partition, LaneId(core.get("lane_id", "default"))
-    index = core.get("current_attempt_index", "")
-    attempt = int(index) if index.isdecimal() else 0
+    attempt = whole(core.get("current_attempt_index", ""))
     waitpoint = core.get("current_waitpoint_id") or "none"
     return fcall(
         "ff_cancel_execution",
@@ -197,14 +197,12 @@ def previous_phase(status: Status) -> str:
 def read_index(
     lane: LaneId, partition: int, index: str, first: int, count: int
 ) -> Call[list[tuple[ExecutionId, float]]]:
-    """Read part of a lane's index, lowest score first, as ``(execution id, score)``."""
+    """Read part of a lane's index, lowest score first, as ``(execution id, score)``; what is no id is left out."""
     key = PartitionKeys.of_index(partition).lane(lane, index)
 
     def parse(reply: Any) -> list[tuple[ExecutionId, float]]:
-        return [
-            (ExecutionId(member.decode(errors="replace")), float(score))
-            for member, score in zip(reply[::2], reply[1::2], strict=True)
-        ]
+        found = [(read_id(member), float(score)) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+        return [(member, score) for member, score in found if member is not None]
 
     return Call(("ZRANGE", key, first, first + count - 1, "WITHSCORES"), parse)
 

@@ -9,7 +9,7 @@ from ffsuper.errors import StoreError
 from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
 from ffsuper.store.keys import is_execution_id
 from ffsuper.store.looks import Index, Looks, indexes, score
-from ffsuper.store.replies import Call, Part, Status, fcall
+from ffsuper.store.replies import Call, Part, Status, fcall, whole
 
 PAGE = 200
 
@@ -85,16 +85,11 @@ def expired(status: Status) -> Expired:
     """Read the reply."""
     texts = iter([field.decode(errors="replace") for field in status.fields[6:]])
     found = [
-        Candidate(ExecutionId(execution_id), LaneId(lane), ClaimKind.RECLAIM, kind, attempt_index(index))
+        Candidate(ExecutionId(execution_id), LaneId(lane), ClaimKind.RECLAIM, kind, whole(index))
         for execution_id, kind, index, lane in zip(texts, texts, texts, texts, strict=True)
         if is_execution_id(execution_id)
     ]
     return Expired(status.number(1), status.number(2), status.number(3), found)
-
-
-def attempt_index(text: str) -> int:
-    """Read the index of an attempt; 0 for a damaged one."""
-    return int(text) if text.isdecimal() else 0
 
 
 def end_leases(index: Index, instance_id: str) -> Call[tuple[int, int]]:

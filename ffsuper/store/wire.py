@@ -73,7 +73,7 @@ def opened(maker: redis.ConnectionPool) -> Any:
         connection.connect()
     except ACCESS_REFUSED as error:
         raise StoreAccessError(f"the store refuses access: {error}") from None
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, OSError, ValueError) as error:
         raise StoreUnavailableError(f"cannot reach the store: {error}") from None
     except redis.RedisError as error:
         raise error_of(error) from None
@@ -203,7 +203,7 @@ class ServerWire(Wire):
             except (*ACCESS_REFUSED, redis.exceptions.BusyLoadingError) as error:
                 # redis-py drops the connection on these, though they are answers like any other.
                 return self._cut_short([*replies, error_of(error)], count, error)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except (redis.ConnectionError, redis.TimeoutError, OSError, ValueError) as error:
                 return self._cut_short(replies, count, error)
             except redis.RedisError as error:
                 replies.append(error_of(error))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ffsuper.messages import ExecutionId
 from ffsuper.store import keys
-from ffsuper.store.replies import Call
+from ffsuper.store.replies import MOST_DIGITS, Call
 
 # An order that nobody has taken for so long is for nobody.
 ORDER_TTL_S = 86_400
@@ -174,12 +174,9 @@ def texts(told: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def number(told: Mapping[str, Any], name: str) -> int:
-    """Return a whole number out of JSON."""
+    """Return a whole number out of JSON; 0 for what counts nothing and is no time."""
     value = told.get(name)
-    try:
-        return int(value) if isinstance(value, int | float) else 0
-    except (ValueError, OverflowError):  # NaN and Infinity, which Python's JSON has
-        return 0
+    return int(value) if isinstance(value, int | float) and abs(value) < 10**MOST_DIGITS else 0
 
 
 def split(value: str) -> tuple[str, ...]:
@@ -199,7 +196,7 @@ def json_object(reply: bytes) -> Mapping[str, Any]:
     """Return a JSON object; empty when it is none."""
     try:
         told = json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
 

@@ -39,6 +39,19 @@ def test_well_formed_ids_are_kept_as_they_are(prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        "550E8400-E29B-41D4-A716-446655440000",
+        "550e8400e29b41d4a716446655440000",
+        "urn:uuid:550e8400-e29b-41d4-a716-446655440000",
+        "{550e8400-e29b-41d4-a716-446655440000}",
+    ],
+)
+def test_every_form_of_a_uuid_that_the_protocol_knows_is_kept_too(form: str) -> None:
+    assert partition.parse(f"{{fp:7}}:{form}") == f"{{fp:7}}:{form}"
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         ("550e8400-e29b-41d4-a716-446655440000", "must look like"),
@@ -51,6 +64,10 @@ def test_well_formed_ids_are_kept_as_they_are(prefix: str) -> None:
         ("{fp:²}:550e8400-e29b-41d4-a716-446655440000", "partition '²'"),
         ("{fp:0}:not-a-uuid", "'not-a-uuid' is not a UUID"),
         ("{fp:1}:", "'' is not a UUID"),
+        ("{fp:1}:550e8400", "'550e8400' is not a UUID"),
+        ("{fp:1}:\n50e8400-e29b-41d4-a716-446655440000", "is not a UUID"),
+        ("{fp:1}:+50e8400-e29b-41d4-a716-446655440000", "is not a UUID"),
+        ("{fp:1}:" + "\u0661" * 32, "is not a UUID"),
     ],
 )
 def test_malformed_ids_are_refused_with_the_part_that_is_wrong(text: str, why: str) -> None:
