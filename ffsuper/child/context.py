@@ -160,7 +160,8 @@ class Facts:
         kind: what the handler is registered for.
         payload: the submitter's bytes.
         attempt_index: 0 for the first attempt; ``attempt_type`` says why there is another.
-        attempt_type: ``initial``, ``retry``, ``replay``, ``reclaim`` or ``resumed``.
+        attempt_type: ``initial``, ``retry``, ``replay``, ``reclaim`` or ``resumed``; the last also after a drain has
+            cut the handler short. Whether what it waited for has come is told by ``signals``.
         tags: the submitter's labels.
         deadline: when the execution expires; None when it does not.
         signals: what ended the suspension that it comes back from, in the order of the names that were waited for.

@@ -29,7 +29,7 @@ def work(ctx: Context, job: Any) -> Any:
 @handler("wait")
 def wait(ctx: Context, job: Any) -> Any:
     """Wait for a signal, and say that it has come."""
-    if ctx.attempt_type != "resumed":
+    if not ctx.signals:
         raise Suspend("go")
     marks.mark(job)
     return job
