@@ -122,7 +122,7 @@ def look_up(host: str, port: int) -> None:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
 
-@fuzz(600)
+@fuzz(400)
 @given(url=STORES)
 @example(url="redis://a..b:6379")
 @example(url=f"redis://{'x' * 64}")
@@ -151,7 +151,7 @@ def test_a_store_that_is_accepted_can_be_reached_for(url: str) -> None:
         assert connection.password is None
 
 
-@fuzz(400)
+@fuzz(250)
 @given(url=SERVERS)
 @example(url="http://a..b")
 @example(url=f"http://{'x' * 64}")
@@ -181,7 +181,7 @@ async def look_up_server(claim: ClaimConfig) -> None:
     look_up(request.url.raw_host.decode("ascii"), request.url.port or 80)
 
 
-@fuzz(400)
+@fuzz(300)
 @given(listen=LISTENS)
 @example(listen="a..b:80")
 @example(listen=f"{'x' * 64}:80")

@@ -59,7 +59,7 @@ def test_what_a_child_is_told_arrives_as_it_was_told_however_it_is_cut(sent: lis
     assert [codec.for_child(frame) for frame in frames] == sent
 
 
-@fuzz(400)
+@fuzz(300)
 @given(header=headers(), body=BODIES)
 @example(header={"type": "Start"}, body=b"")
 @example(header={"type": "Start", "signals": None}, body=b"")
@@ -139,7 +139,7 @@ def test_what_is_nested_as_deeply_as_can_be_read_is_refused(member: str) -> None
     assert readable
 
 
-@fuzz(300)
+@fuzz(200)
 @given(data=st.data(), sent=st.lists(SAID | TOLD, min_size=1, max_size=3), cuts=CUTS)
 def test_damaged_bytes_are_messages_or_refused(data: st.DataObject, sent: list[Any], cuts: list[int]) -> None:
     whole = b"".join(encode(codec.to_frame(message)) for message in sent)

@@ -91,7 +91,7 @@ async def tell(connection: Connection, message: FromChild) -> None:
 SUSPENDED = Suspended("", (), False, None, OnTimeout.FAIL, "")
 
 
-@fuzz(400)
+@fuzz(250)
 @given(message=SAID)
 @example(message=Ended(1, Suspended("", ("\ud800",), False, 2**1024 - 1, OnTimeout.FAIL, "\ud800")))
 @example(message=CreateWaitpoint(1, 1, "\ud800", 2**1024 - 1))

@@ -77,7 +77,7 @@ ASKED: Mapping[str, Callable[[Client], object]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-@fuzz(30)
+@fuzz(20)
 @given(data=st.data())
 def test_whatever_a_client_asks_any_replies_are_taken_or_refused(name: str, data: st.DataObject) -> None:
     try:

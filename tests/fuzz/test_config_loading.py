@@ -82,7 +82,7 @@ def assert_presentable(problem: str, file: Path) -> None:
         assert text.startswith(whole) or re.search(r"line \d+, column \d+|: unknown key outside", text), problem
 
 
-@fuzz(250)
+@fuzz(200)
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_one_value_that_is_wrong_is_told_with_its_place(folder: Path, place: tuple[str, str], value: str) -> None:
     section, key = place
@@ -94,7 +94,7 @@ def test_one_value_that_is_wrong_is_told_with_its_place(folder: Path, place: tup
         assert key in problem
 
 
-@fuzz(200)
+@fuzz(150)
 @given(place=st.sampled_from(PLACES), text=TEXTS | LITERALS | st.text("0123456789.,:/[]-e @#?", max_size=12))
 @example(place=("status", "listen"), text="a..b:80")
 @example(place=("server", "listen"), text=f"{'a' * 64}:80")
@@ -110,7 +110,7 @@ def test_one_variable_that_is_wrong_is_told_by_its_name(folder: Path, place: tup
         assert named or (problem.startswith(f"{file}: [{place[0]}] ") and place[1] in problem)
 
 
-@fuzz(150)
+@fuzz(100)
 @given(data=st.data(), document=st.sampled_from(DOCUMENTS))
 def test_a_damaged_file_is_a_configuration_or_its_mistakes(
     folder: Path, data: st.DataObject, document: bytes
@@ -180,7 +180,7 @@ def put(path: Path, kind: str, content: bytes) -> None:
             path.chmod(0o600 if kind == "file" else 0)
 
 
-@fuzz(150)
+@fuzz(100)
 @given(
     secret=st.sampled_from(SECRETS),
     file=st.none() | st.tuples(KINDS, CONTENTS),

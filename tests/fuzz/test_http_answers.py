@@ -60,7 +60,7 @@ def granting(execution_id: str) -> list[bytes]:
     return [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content)]
 
 
-@fuzz(500)
+@fuzz(300)
 @given(parts=answers(bodies(GRANTS | ERRORS)))
 @example(parts=[b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n"])
 @example(parts=[b"HTTP/1.1 302 Found\r\nLocation: http://256.1.1.1/\r\nContent-Length: 0\r\n\r\n"])
@@ -217,7 +217,7 @@ class Nonsense(AdminClient):
 
 
 @pytest.mark.parametrize("name", ASKED)
-@fuzz(30)
+@fuzz(25)
 @given(data=st.data())
 def test_whatever_a_server_answers_its_client_returns_a_value_or_raises_a_store_error(
     name: str, data: st.DataObject
@@ -242,7 +242,7 @@ def test_whatever_a_server_answers_its_client_returns_a_value_or_raises_a_store_
         return
 
 
-@fuzz(300)
+@fuzz(200)
 @given(parts=answers(bodies(EXECUTIONS | ERRORS)), method=st.sampled_from(("GET", "POST")))
 @example(parts=[b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20_000], method="GET")
 @example(parts=[b"HTTP/1.1 302 Found\r\nLocation: http://256.1.1.1/\r\nContent-Length: 0\r\n\r\n"], method="GET")

@@ -48,14 +48,14 @@ def test_any_reply_is_read_or_refused_by_every_call(reply: Any) -> None:
         read(call, reply)
 
 
-@fuzz(400)
+@fuzz(300)
 @given(data=st.data(), call=st.sampled_from([call for _, call in CALLS]))
 def test_a_reply_of_the_right_form_with_anything_in_it_is_read_or_refused(data: st.DataObject, call: Any) -> None:
     read(call, data.draw(reply_to(call.command)))
 
 
 @pytest.mark.parametrize("name", VERBS)
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_whatever_is_asked_of_the_store_any_replies_are_taken_or_refused(name: str, data: st.DataObject) -> None:
     async def ask(verb: Callable[[Connection], Awaitable[Any]]) -> None:
@@ -68,7 +68,7 @@ def test_whatever_is_asked_of_the_store_any_replies_are_taken_or_refused(name: s
 
 
 @pytest.mark.parametrize("name", ERRANDS)
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_whatever_is_done_by_a_wire_any_replies_are_taken_or_refused(name: str, data: st.DataObject) -> None:
     try:
