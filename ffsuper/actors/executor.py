@@ -201,8 +201,8 @@ class ServedSlot:
     async def _watch_leases(self) -> None:
         """Tell the attempt when its lease ends, whether it has begun or not."""
         async for end in self._lease_ends:
-            self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
             if self._attempt is not None and self._attempt.lease_id == end.lease_id:
+                self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
                 self._attempt.lease_ended(end, self._margin_s)
             else:
                 self._ended.append(end)
@@ -212,7 +212,7 @@ class ServedSlot:
         about: dict[str, object] = {}
         outcome: Outcome | Delivered | None = None
         try:
-            if self._is_over(claim.lease):
+            if self._is_overdue(claim.lease):
                 outcome = LOST
             while outcome is None:
                 outcome = await self._attempt_once(claim, about, pulse)
@@ -244,16 +244,24 @@ class ServedSlot:
             self._room.acquire_nowait()
         self._finished.send_nowait(one)
 
-    def _is_over(self, lease: Lease) -> bool:
-        """Tell whether a lease must not be acted on any more, though its attempt has not begun."""
-        has_ended = any(end.lease_id == lease.lease_id for end in self._ended)
-        # It may have been renewed since; who was stopped for that long had better not rely on it.
-        return has_ended or self._now_s() >= lease.asked_at_s + lease.ttl_ms / 1000 - self._margin_s
+    def _is_overdue(self, lease: Lease) -> bool:
+        """Tell whether a lease was asked for too long ago to begin under it: it may have been renewed, or not."""
+        return self._now_s() >= lease.asked_at_s + lease.ttl_ms / 1000 - self._margin_s
+
+    def _has_ended(self, lease: Lease) -> bool:
+        """Tell whether a lease has ended before its attempt begins, and note it if so."""
+        for end in self._ended:
+            if end.lease_id == lease.lease_id:
+                self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
+                return True
+        return False
 
     async def _attempt_once(self, claim: Claim, about: dict[str, object], pulse: Pulse) -> Outcome | Delivered:
         """Call the handler; return what it came to."""
         with pulse.resting:
             child = await self._nest.ready_child()
+        if self._has_ended(claim.lease):
+            return LOST
         began_s = trio.current_time()
         self._ledger.began(claim, child.pid, began_s)
         about["child"] = child.pid

@@ -13,6 +13,7 @@ import trio.testing
 
 from ffsuper.actors import deliverer, executor
 from ffsuper.channels import Finished, LeaseEnd, LeaseNews, Release, Slot
+from ffsuper.child.process import Child
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
 from ffsuper.messages import (
@@ -870,3 +871,26 @@ async def test_many_tasks_in_a_child_take_nothing_ahead(autojump_clock: trio.tes
         with trio.move_on_after(SHORT_S / 2):
             await rig.slots.receive()
             pytest.fail("a slot was offered")
+
+
+async def test_a_lease_that_ends_while_a_child_is_made_is_not_begun_under(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        slot = await rig.slots.receive()
+        spawn = rig.fork_server.spawn
+
+        async def slow_spawn() -> Child:
+            await trio.sleep(5)
+            return await spawn()
+
+        rig.fork_server.spawn = slow_spawn  # type: ignore[method-assign]
+        rig.fork_server.children[0].die(by_signal=9)
+        claim = await rig.claim()
+        slot.assignments.send_nowait(claim)
+        await trio.sleep(1)
+        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
+        await rig.finished()
+        assert trio.current_time() == 5
+        assert attempt_tasks(rig.fork_server.children[-1]) == []
+        assert (rig.ledger.lost, "deliver" in rig.store.calls) == ({"stale_lease": 1}, False)
