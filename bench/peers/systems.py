@@ -80,6 +80,7 @@ OURS = (
     ffsuper("ffsuper-2", 2, per_s=2_000),
     ffsuper(REFERENCE, 4),
     ffsuper("ffsuper-8", 8),
+    ffsuper("ffsuper-16", 16),
     ffsuper("ffsuper-4-engine", 4, engine=True),
     ffsuper("ffsuper-4-foreign", 4, BENCH_FOREIGN="1"),
 )

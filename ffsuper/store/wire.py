@@ -22,6 +22,8 @@ from ffsuper.store.replies import ACCESS_REFUSED, Call, Part, error_of
 T = TypeVar("T")
 Command = tuple[Part, ...]
 WAIT_SHARE = 0.8
+# What ends a connection; the last two where an error reply tells that a slot has moved, and not where to.
+BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError, ValueError, SystemError)
 # Of the commands that we send, those that write nothing.
 READS = frozenset(
     {"CLUSTER", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HMGET", "INFO", "PING", "PUBLISH", "SMEMBERS", "TIME"}
@@ -73,7 +75,7 @@ def opened(maker: redis.ConnectionPool) -> Any:
         connection.connect()
     except ACCESS_REFUSED as error:
         raise StoreAccessError(f"the store refuses access: {error}") from None
-    except (redis.ConnectionError, redis.TimeoutError, OSError, ValueError) as error:
+    except BROKEN as error:
         raise StoreUnavailableError(f"cannot reach the store: {error}") from None
     except redis.RedisError as error:
         raise error_of(error) from None
@@ -203,7 +205,7 @@ class ServerWire(Wire):
             except (*ACCESS_REFUSED, redis.exceptions.BusyLoadingError) as error:
                 # redis-py drops the connection on these, though they are answers like any other.
                 return self._cut_short([*replies, error_of(error)], count, error)
-            except (redis.ConnectionError, redis.TimeoutError, OSError, ValueError) as error:
+            except BROKEN as error:
                 return self._cut_short(replies, count, error)
             except redis.RedisError as error:
                 replies.append(error_of(error))

@@ -175,6 +175,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @fuzz(150)
 @given(said=BYTES_SAID)
 @example(said=b"-MOVED 1 x\r\n")
+@example(said=b"*1\r\n-MOVED 1\r\n")
 @example(said=b"+OK\r\n" * 9)
 @example(said=b"-ASK\r\n:1\r\n")
 def test_a_wire_gives_replies_or_store_errors_for_any_bytes(server: Server, said: bytes) -> None:
@@ -192,6 +193,7 @@ def test_a_wire_gives_replies_or_store_errors_for_any_bytes(server: Server, said
 @fuzz(150)
 @given(said=BYTES_SAID)
 @example(said=b"-MOVED 1 x\r\n")
+@example(said=b"*1\r\n-MOVED 1\r\n")
 @example(said=b"+OK\r\n" * 9)
 @example(said=b"-ASK\r\n:1\r\n")
 def test_a_connection_gives_replies_or_store_errors_for_any_bytes_and_goes_on(server: Server, said: bytes) -> None:
