@@ -742,6 +742,17 @@ async def test_what_runs_in_a_child_whose_death_is_not_confirmed_is_not_handed_b
 # --- claiming ahead -------------------------------------------------------------------------------------------------
 
 
+async def long_if_told(child: FakeChild, start: Start) -> None:
+    if start.payload == b"long":
+        await trio.sleep(60)
+    child.say(Completed(b""))
+
+
+async def slow_echo(child: FakeChild, start: Start) -> None:
+    await trio.sleep(SHORT_S / 2)
+    child.say(Completed(start.payload))
+
+
 async def short_runs(rig: Rig) -> None:
     """Let the executor learn that runs are short."""
     for _ in range(RUNS):
@@ -752,11 +763,7 @@ async def short_runs(rig: Rig) -> None:
 async def test_while_a_kind_runs_that_has_been_short_the_next_execution_is_taken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def slow(child: FakeChild, start: Start) -> None:
-        await trio.sleep(SHORT_S / 2)
-        child.say(Completed(start.payload))
-
-    async with executing(slow) as rig:
+    async with executing(slow_echo) as rig:
         await short_runs(rig)
         first, _ = await rig.assign()
         second, _ = await rig.assign(payload=b"second")
@@ -769,12 +776,7 @@ async def test_while_a_kind_runs_that_has_been_short_the_next_execution_is_taken
 async def test_what_was_taken_ahead_does_not_wait_for_a_run_that_is_long_after_all(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def behaves(child: FakeChild, start: Start) -> None:
-        if start.payload == b"long":
-            await trio.sleep(60)
-        child.say(Completed(b""))
-
-    async with executing(behaves) as rig:
+    async with executing(long_if_told) as rig:
         await short_runs(rig)
         long, _ = await rig.assign(payload=b"long")
         began_s = trio.current_time()
@@ -793,12 +795,7 @@ async def test_what_was_taken_ahead_does_not_wait_for_a_run_that_is_long_after_a
 async def test_what_comes_for_the_slot_once_a_run_is_long_is_handed_back_too(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def behaves(child: FakeChild, start: Start) -> None:
-        if start.payload == b"long":
-            await trio.sleep(60)
-        child.say(Completed(b""))
-
-    async with executing(behaves) as rig:
+    async with executing(long_if_told) as rig:
         await short_runs(rig)
         await rig.assign(payload=b"long")
         slot, claim = await rig.slots.receive(), await rig.claim()
@@ -810,12 +807,7 @@ async def test_what_comes_for_the_slot_once_a_run_is_long_is_handed_back_too(
 
 
 async def test_a_hard_stop_hands_back_what_was_taken_ahead(autojump_clock: trio.testing.MockClock) -> None:
-    async def behaves(child: FakeChild, start: Start) -> None:
-        if start.payload == b"long":
-            await trio.sleep(60)
-        child.say(Completed(b""))
-
-    async with executing(behaves) as rig:
+    async with executing(long_if_told) as rig:
         await short_runs(rig)
         long, _ = await rig.assign(payload=b"long")
         ahead, _ = await rig.assign()
@@ -829,11 +821,7 @@ async def test_a_hard_stop_hands_back_what_was_taken_ahead(autojump_clock: trio.
 async def test_a_lease_that_ends_while_its_execution_waits_behind_another_is_not_forgotten(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def slow(child: FakeChild, start: Start) -> None:
-        await trio.sleep(SHORT_S / 2)
-        child.say(Completed(start.payload))
-
-    async with executing(slow) as rig:
+    async with executing(slow_echo) as rig:
         await short_runs(rig)
         first, _ = await rig.assign()
         ahead, lease_end = await rig.assign()
@@ -845,12 +833,7 @@ async def test_a_lease_that_ends_while_its_execution_waits_behind_another_is_not
 
 
 async def test_nothing_is_taken_ahead_that_could_not_be_handed_back(autojump_clock: trio.testing.MockClock) -> None:
-    async def behaves(child: FakeChild, start: Start) -> None:
-        if start.payload == b"long":
-            await trio.sleep(60)
-        child.say(Completed(b""))
-
-    async with executing(behaves, may_hand_back=False) as rig:
+    async with executing(long_if_told, may_hand_back=False) as rig:
         await short_runs(rig)
         await rig.assign(payload=b"long")
         with trio.move_on_after(SHORT_S / 2):
@@ -859,12 +842,7 @@ async def test_nothing_is_taken_ahead_that_could_not_be_handed_back(autojump_clo
 
 
 async def test_many_tasks_in_a_child_take_nothing_ahead(autojump_clock: trio.testing.MockClock) -> None:
-    async def behaves(child: FakeChild, start: Start) -> None:
-        if start.payload == b"long":
-            await trio.sleep(60)
-        child.say(Completed(b""))
-
-    async with executing(behaves, tasks_per_process=2) as rig:
+    async with executing(long_if_told, tasks_per_process=2) as rig:
         await short_runs(rig)
         for _ in range(2):
             await rig.assign(payload=b"long")
