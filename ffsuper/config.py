@@ -120,7 +120,8 @@ class ClaimConfig:
     """Section ``[claim]``: how work is found.
 
     Attributes:
-        poll_interval_ms: pause after a whole round over all lanes and partitions found nothing.
+        poll_interval_ms: pause after a whole round over all lanes and partitions found nothing, where no announcement
+            ends it: from functions that are not ours, or behind executions that other workers have to take. Else 5 s.
         unknown_kind: what happens to executions of a kind that no handler is registered for: ``leave`` them to other
             workers, or ``fail`` them with category ``unknown_kind``. What a server grants fails: the kind is
             known only after the claim.
