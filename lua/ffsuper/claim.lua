@@ -154,15 +154,6 @@ local function walk_eligible(call, offset)
   return reply
 end
 
--- Reads how many kinds there are, and these. Returns them as a set, nil for none; and where it goes on.
-local function kinds_argument(args, at)
-  local count, kinds = integer_argument(args[at], 'count'), {}
-  for position = at + 1, at + count do
-    kinds[text_argument(args[position], 'kind')] = true
-  end
-  return count > 0 and kinds or nil, at + 1 + count
-end
-
 -- ffsuper_claim: claim the executions that come first in one lane and partition for one worker, and tell what their handlers
 -- need. New, retried and replayed attempts begin, as do those that were handed back before they did; interrupted ones go on.
 -- What needs capabilities that the worker lacks is blocked.
@@ -193,9 +184,9 @@ register('ffsuper_claim', function(keys, args)
   require_keys(keys, 7)
   local ttl_ms, offset = integer_argument(args[5], 'lease_ttl_ms'), integer_argument(args[7], 'offset')
   integer_argument(args[6], 'grant_ttl_ms')
-  local kinds, first_id = kinds_argument(args, 8)
-  if offset < 0 or first_id < 9 or (#args - first_id) % 2 == 0 then
-    refuse('invalid_input', 'offset and count must not be negative, and ids must be pairs')
+  local kinds, first_id = set_argument(args, 8)
+  if offset < 0 or (#args - first_id) % 2 == 0 then
+    refuse('invalid_input', 'offset must not be negative, and ids must be pairs')
   end
   local tag = tag_of(keys[1])
   return walk_eligible({

@@ -16,12 +16,6 @@ local function visit_existing(keys, visit, first, last)
   visit_existing(keys, visit, middle + 1, last)
 end
 
--- How many of something follow.
-local function count_argument(text)
-  local count = integer_argument(text, 'count')
-  return count < 0 and refuse('invalid_input', 'count must not be negative, got: ' .. text) or count
-end
-
 -- Lua passes on so many values at a time.
 local LOOK_AT_ONCE = 4000
 
@@ -81,15 +75,6 @@ register('ffsuper_due', function(_, args)
   end)
   return ok(unpack(found))
 end, { 'no-writes', 'allow-cross-slot-keys' })
-
--- Reads how many texts follow, and these. Returns them, and where it goes on.
-local function texts_argument(args, at)
-  local count, texts = count_argument(args[at]), {}
-  for number = 1, count do
-    texts[number] = text_argument(args[at + number], 'text')
-  end
-  return texts, at + 1 + #texts
-end
 
 -- Whether an execution could be claimed by its record, is of one of the kinds (nil for any), and granted to nobody.
 local function is_waiting(tag, execution_id, kinds)
@@ -153,11 +138,7 @@ end
 -- Refuses  invalid_input
 register('ffsuper_waiting', function(_, args)
   local page = integer_argument(args[1], 'page')
-  local texts, at = texts_argument(args, 2)
-  local kinds = texts[1] and {} or nil
-  for _, kind in ipairs(texts) do
-    kinds[kind] = true
-  end
+  local kinds, at = set_argument(args, 2)
   local lanes, offsets_at = texts_argument(args, at)
   local offsets, first_group = {}, offsets_at + 1 + 2 * count_argument(args[offsets_at])
   for pair = offsets_at + 1, first_group - 1, 2 do

@@ -1,14 +1,5 @@
 -- What a worker that takes executions over needs: which there are, and having those of a dead worker at once.
 
--- Reads a list from args: a count, then so many texts. Returns it as a set, nil for an empty one; and what follows it.
-local function list_argument(args, at)
-  local count, list = integer_argument(args[at], 'count'), {}
-  for position = at + 1, at + count do
-    list[text_argument(args[position], 'item')] = true
-  end
-  return count > 0 and list or nil, at + 1 + count
-end
-
 -- ffsuper_reclaimable: mark the leases that ran out, and tell which of the executions a worker can take over.
 -- KEYS  1 lease_expiry  zset  execution id -> lease expiry
 -- ARGV  1 since_ms      a score, -inf for all
@@ -23,8 +14,8 @@ end
 register('ffsuper_reclaimable', function(keys, args)
   local lease_expiry, capabilities = keys[1], text_argument(args[4], 'capabilities')
   local tag = tag_of(lease_expiry)
-  local lanes, at = list_argument(args, 5)
-  local kinds = list_argument(args, at)
+  local lanes, at = set_argument(args, 5)
+  local kinds = set_argument(args, at)
   local found = {}
   local reply = walk(lease_expiry, args, function(execution_id)
     local core = exec_key(tag, execution_id, 'core')
