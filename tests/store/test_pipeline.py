@@ -129,11 +129,11 @@ async def test_a_loss_leaves_all_in_doubt_that_was_sent_and_is_mended_at_the_nex
 
 
 async def test_a_server_that_owes_an_answer_for_too_long_is_connected_to_anew(tmp_path: Path) -> None:
-    async with scripted(tmp_path, timeout_s=1.0) as (server, connection):
+    async with scripted(tmp_path, timeout_s=3.0) as (server, connection):
         (result,) = await connection.try_all([plain("ECHO", "lost")])
         assert isinstance(result, OutcomeUnknownError)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run, plain("ECHO", "again"))
+            nursery.start_soon(connection.run, plain("ECHO", "again"), 15.0)
             await server.wait_heard(2)
             await server.say(b"+again\r\n")
         assert len(server.connections) == 2
@@ -236,7 +236,7 @@ async def test_replies_of_a_lost_connection_reach_nobody_on_the_next_one(
 ) -> None:
     restored = threading.Event()
     monkeypatch.setattr(pipeline, "restore_library", lambda *_: restored.wait(10))
-    async with scripted(tmp_path, timeout_s=1.0) as (server, connection), trio.open_nursery() as nursery:
+    async with scripted(tmp_path, timeout_s=3.0) as (server, connection), trio.open_nursery() as nursery:
         results: dict[str, list[object]] = {}
 
         answered = trio.Event()
