@@ -207,7 +207,7 @@ def read_kind(reply: bytes | None) -> str:
 def read_deadline(reply: Any) -> int | None:
     """Read when an execution expires; None when it does not, or far beyond all calendars."""
     at_ms = math.inf if reply is None else float(reply)
-    return int(at_ms) if at_ms < LAST_MS else None
+    return int(max(at_ms, 0.0)) if at_ms < LAST_MS else None
 
 
 def read_tags(reply: Any) -> dict[str, str]:
@@ -220,11 +220,11 @@ def read_retry_policy(reply: Any) -> bytes:
     """Return the policy's retry member as JSON; empty when there is none, or none that can be read."""
     try:
         policy = json.loads(reply or b"{}")
-    except ValueError:
+        if not isinstance(policy, dict) or policy.get("retry_policy") is None:
+            return b""
+        return json.dumps(policy["retry_policy"]).encode()
+    except (ValueError, RecursionError):  # any submitter's, who may nest it as deep as he likes
         return b""
-    if not isinstance(policy, dict) or policy.get("retry_policy") is None:
-        return b""
-    return json.dumps(policy["retry_policy"]).encode()
 
 
 def block_route(candidate: Candidate, now_ms: int) -> Call[None]:
