@@ -1,13 +1,17 @@
-"""What actors send one another where a message carries a channel end."""
+"""What actors send one another where a message carries a channel end, and how they take all that has come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
 from ffsuper.messages import Candidate, Claim, Delivered, ExecutionId, Lease, LeaseId, Outcome, Pick
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +108,14 @@ class Check:
 
 
 LeaseNews = Track | Release | Check
+
+
+def gathered(channel: trio.MemoryReceiveChannel[T], most: float = math.inf) -> Iterator[T]:
+    """Yield the messages that are there already, at most so many; never waits."""
+    while most > 0:
+        try:
+            message = channel.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+        yield message
+        most -= 1

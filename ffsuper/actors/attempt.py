@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ffsuper.channels import LeaseEnd
+from ffsuper.channels import LeaseEnd, gathered
 from ffsuper.child.nest import Fault, Nest
 from ffsuper.child.process import Child
 from ffsuper.errors import LibraryMissingError, StoreError
@@ -282,10 +282,7 @@ class Frames:
     async def _run(self, frames: trio.MemoryReceiveChannel[Emit]) -> None:
         """Write until there are no more."""
         async for first in frames:
-            batch = [first]
-            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
-                    batch.append(frames.receive_nowait())
+            batch = [first, *gathered(frames)]
             refusal = await self._writer.write(batch)
             await self._child.send(Emitted(self._number, len(batch), refusal))
         self._done.set()

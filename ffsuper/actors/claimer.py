@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 
 import trio
 
-from ffsuper.channels import Candidates, Demand, LeaseNews, Slot, Track
+from ffsuper.channels import Candidates, Demand, LeaseNews, Slot, Track, gathered
 from ffsuper.errors import LibraryMissingError, RefusedError, StoreError
 from ffsuper.messages import Candidate, Claim, Pick
 from ffsuper.sansio.pulse import Pulse, Pulses
@@ -101,7 +101,7 @@ class Desk:
                 self._lacks_slots = True
                 self._held.append(await self._slots.receive())
                 self._lacks_slots = False
-            take_ready(self._slots, self._held)
+            self._held += gathered(self._slots, CLAIMS_PER_CALL - len(self._held))
             self._wishes.tell(len(self._held))
             chosen = await self._fresh.take(len(self._held))
             self._wishes.take(len(self._held), chosen)
@@ -117,28 +117,16 @@ class Desk:
     def close(self) -> None:
         """Take no more slots, and give those back that nothing came for."""
         self._lacks_slots = False
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                self._held.append(self._slots.receive_nowait())
-        self._slots.close()
-        for unused in self._held:
+        for unused in [*self._held, *gathered(self._slots)]:
             give_back(unused)
         self._held = []
+        self._slots.close()
 
 
 def give_back(slot: Slot) -> None:
     """Say that nothing came for a slot."""
     with suppress(trio.BrokenResourceError):  # its executor has ended by a hard stop
         slot.assignments.send_nowait(None)
-
-
-def take_ready(slots: trio.MemoryReceiveChannel[Slot], held: list[Slot]) -> None:
-    """Add the slots that are being offered right now."""
-    while len(held) < CLAIMS_PER_CALL:
-        try:
-            held.append(slots.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return
 
 
 class Wishes:

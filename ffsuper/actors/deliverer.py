@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from ffsuper.channels import Finished, LeaseNews, Release
+from ffsuper.channels import Finished, LeaseNews, Release, gathered
 from ffsuper.errors import StoreError
 from ffsuper.messages import Delivered, Suspended
 from ffsuper.sansio.ledger import Ledger
@@ -61,7 +61,7 @@ async def deliver_on(
                         batch = [await finished.receive()]
                     except trio.EndOfChannel:
                         return
-                    take_gathered(finished, batch)
+                    batch += gathered(finished, TOGETHER - 1)
             with books.at_risk(batch):
                 failures = await try_all(outcomes, batch, pulse)
             for one, failure in zip(batch, failures, strict=True):
@@ -109,13 +109,6 @@ class Books:
                 self._ledger.cut_off += 1
                 LOG.error("outcome not delivered in time", extra=told(one.claim))
             raise
-
-
-def take_gathered(finished: trio.MemoryReceiveChannel[Finished], batch: list[Finished]) -> None:
-    """Add what is there already."""
-    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while len(batch) < TOGETHER:
-            batch.append(finished.receive_nowait())
 
 
 def is_simple(one: Finished) -> bool:

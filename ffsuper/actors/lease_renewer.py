@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
-from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
+from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track, gathered
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import Lease, LeaseId
 from ffsuper.sansio.lease import LeaseBook
@@ -112,9 +112,8 @@ class HeldLeases:
 
     def hear_gathered(self) -> None:
         """Take note of the news that there is already."""
-        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                self._note(self._news.receive_nowait())
+        for message in gathered(self._news):
+            self._note(message)
 
     def _note(self, message: LeaseNews) -> None:
         """Begin or cease to care for a lease."""

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
-from ffsuper.channels import Candidates
+from ffsuper.channels import Candidates, gathered
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.sansio.scan import Place, ScanOrder
@@ -134,7 +134,7 @@ class Scan:
             told: list[tuple[LaneId, int] | None] = [None]
             with self._pulse.resting, trio.move_on_after(jittered(poll_s)):
                 told = [await woken.receive()]
-            take_gathered(woken, told)
+            told += gathered(woken)
             if None in told:
                 await self.seek(until_busy=True)
             else:
@@ -182,15 +182,6 @@ class Scan:
         self._is_busy = trio.current_time() - asked_s > BUSY_S
         self._offered.update(dict.fromkeys((one for find in found for one in find.first_seen), self._now_s()))
         return True
-
-
-def take_gathered(woken: Woken, told: list[tuple[LaneId, int] | None]) -> None:
-    """Add what else has been announced."""
-    while True:
-        try:
-            told.append(woken.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return
 
 
 def jittered(pause_s: float) -> float:

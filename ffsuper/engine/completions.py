@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import trio
 
+from ffsuper.channels import gathered
 from ffsuper.engine.pace import received
 from ffsuper.engine.settling import settle_all
 from ffsuper.messages import ExecutionId, SweepReport
@@ -44,7 +45,7 @@ async def run(
     outage = Outage(LOG)
     async with announced, ask, reports, pulses.open(NAME) as pulse:
         while (first := await received(announced, pulse)) is not None:
-            messages = [first, *gathered(announced)]
+            messages = [first, *gathered(announced, GATHERED)]
             is_missed = LISTENING in messages
             try:
                 await work_off(dependencies, messages, reports, pulse)
@@ -56,15 +57,6 @@ async def run(
             if is_missed:
                 with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
                     ask.send_nowait(None)
-
-
-def gathered(announced: trio.MemoryReceiveChannel[bytes]) -> list[bytes]:
-    """Return what else was announced by now."""
-    messages: list[bytes] = []
-    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while len(messages) < GATHERED:
-            messages.append(announced.receive_nowait())
-    return messages
 
 
 async def work_off(

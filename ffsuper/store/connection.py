@@ -10,6 +10,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreError
 from ffsuper.store.cluster import is_cluster
 from ffsuper.store.cluster_pipelines import ClusterPipelines
+from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.pipeline import Pipeline
 from ffsuper.store.replies import Call
 
@@ -59,6 +60,19 @@ class Connection:
             except StoreError as error:
                 results.append(error)
         return results
+
+    async def run_where_reached(self, calls: Sequence[Call[T]]) -> list[T]:
+        """As ``try_all``, of calls to one server each; leaves out those of servers that are away.
+
+        Raises:
+            StoreError: no server can be reached; or a failure of another kind.
+        """
+        results = await self.try_all(calls)
+        failures = [result for result in results if isinstance(result, StoreError)]
+        for failure in failures:
+            if len(failures) == len(results) or not isinstance(failure, STORE_AWAY):
+                raise failure
+        return [result for result in results if not isinstance(result, StoreError)]
 
     async def _exchange(self, calls: Sequence[Call[Any]], timeout_s: float | None) -> list[Any]:
         if not calls:

@@ -185,7 +185,7 @@ def announce_eligible(wire: Wire) -> bool:
     Raises:
         StoreError: see ``loaded_code``.
     """
-    standings = [one.standing for one in look(wire) if one.name == FLOWFABRIC]
+    standings = [Standing.of(loaded_code(server, FLOWFABRIC), own_mark(FLOWFABRIC)) for server in wire.servers()]
     return all(standing in (Standing.OURS, Standing.NEWER) for standing in standings)
 
 

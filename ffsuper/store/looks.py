@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
 
-from ffsuper.errors import StoreError
 from ffsuper.messages import LaneId
 from ffsuper.store import keys
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import PartitionKeys
-from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import Call, Part, Status, fcall
 
 T = TypeVar("T")
@@ -141,12 +139,7 @@ class Looks:
                 args += [len(slot), *(part for index in slot for part in told(index))]
             asked = [index for slot in slots for index in slot]
             calls.append(fcall(function, (slots[0][0].key,), tuple(args), partial(read, asked)))
-        answers = await self._connection.try_all(calls)
-        failures = [answer for answer in answers if isinstance(answer, StoreError)]
-        for failure in failures:
-            if len(failures) == len(answers) or not isinstance(failure, STORE_AWAY):
-                raise failure
-        return [answer for answer in answers if not isinstance(answer, StoreError)]
+        return await self._connection.run_where_reached(calls)
 
     async def _by_node(self, wanted: Sequence[Index]) -> list[list[list[Index]]]:
         """Return for each node of a cluster its indexes by slot; without a cluster there is one node and one slot."""

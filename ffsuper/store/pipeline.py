@@ -2,10 +2,10 @@ r"""Many trio tasks share one connection to a server without waiting for one ano
 
 Callers put their commands into an outbox. The writer sends whatever has gathered there since it last ran as one
 batch, without waiting for the answers to earlier batches; the reader hands the replies of a whole batch to those who
-asked. A request is in one of three states:
+asked:
 
-    WAITING --writer takes it--> SENT --replies--> (answered)
-       \--caller gives up--> ABANDONED            a SENT one that is given up is read to its end all the same
+    waiting --writer takes it--> sent --replies--> answered
+       \--caller gives up--> never sent            a sent one that is given up is read to its end all the same
 
 so cancellation never leaves the connection half-read, and a caller that gives up knows whether its commands may have
 been carried out. Nothing is connected before the first request, and again at the first one after a loss.
@@ -17,7 +17,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 import outcome
@@ -37,25 +36,17 @@ MAX_BATCH_COMMANDS = 512
 TRY_ANOTHER = (redis.exceptions.AuthenticationError, redis.exceptions.ReadOnlyError)
 
 
-class State(Enum):
-    """Where a request is; see the module's text."""
-
-    WAITING = auto()
-    SENT = auto()
-    ABANDONED = auto()
-
-
 class Request:
-    """The commands of one caller, and the task that waits for their replies."""
+    """The commands of one caller, and the task that waits for their replies; None when it does not wait any more."""
 
-    __slots__ = ("count", "data", "state", "task", "writes")
+    __slots__ = ("count", "data", "is_sent", "task", "writes")
 
     def __init__(self, commands: Sequence[Command], task: trio.lowlevel.Task) -> None:
         self.data = packed(commands)
         self.count = len(commands)
         self.writes = not all(command[0] in READS for command in commands)
         self.task: trio.lowlevel.Task | None = task
-        self.state = State.WAITING
+        self.is_sent = False
 
     def answer(self, replies: outcome.Outcome[list[Any]]) -> None:
         """Let the caller go on, if it still waits."""
@@ -108,8 +99,6 @@ class Pipeline:
 
         def give_up(_: Any) -> trio.lowlevel.Abort:
             request.task = None
-            if request.state is State.WAITING:
-                request.state = State.ABANDONED
             return trio.lowlevel.Abort.SUCCEEDED
 
         with trio.move_on_after(timeout_s):
@@ -117,7 +106,7 @@ class Pipeline:
             replies: list[Any] = await trio.lowlevel.wait_task_rescheduled(give_up)
             return replies
         late: StoreError = StoreUnavailableError(f"the store did not take the call within {timeout_s:g} s")
-        if request.state is State.SENT:
+        if request.is_sent:
             late = OutcomeUnknownError(f"the store did not answer within {timeout_s:g} s")
             self._lose_if_silent()
         return [late] * len(commands)
@@ -210,8 +199,8 @@ class Pipeline:
         size = 0
         while self._outbox and size < MAX_BATCH_COMMANDS:
             request = self._outbox.popleft()
-            if request.state is State.WAITING:
-                request.state = State.SENT
+            if request.task is not None:
+                request.is_sent = True
                 requests.append(request)
                 size += request.count
         waits = self._settings.wait_replicas > 0 and any(request.writes for request in requests)

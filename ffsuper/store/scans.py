@@ -12,7 +12,6 @@ from ffsuper.messages import Candidate, ClaimKind, ExecutionId, LaneId
 from ffsuper.sansio.scan import Place
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys, is_execution_id
-from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.replies import Call, Part, Status, fcall
 
 LOG = logging.getLogger(__name__)
@@ -118,12 +117,7 @@ class Scans:
             StoreError: no server can be reached.
         """
         nodes = await self._by_node(places)
-        answers = await self._connection.try_all([look_at(groups, kinds) for groups in nodes])
-        failures = [answer for answer in answers if isinstance(answer, StoreError)]
-        for failure in failures:
-            if len(failures) == len(answers) or not isinstance(failure, STORE_AWAY):
-                raise failure
-        seen = [answer for answer in answers if not isinstance(answer, StoreError)]
+        seen = await self._connection.run_where_reached([look_at(groups, kinds) for groups in nodes])
         for place, error in (pair for one in seen for pair in one.damaged.items()):
             warn(index_of(place), error)
         # To touch it where it is by now lets a later look find it there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from ffsuper.config import StoreConfig
 from ffsuper.errors import LibraryMissingError, StoreError, StoreScriptError, StoreUnavailableError
 from ffsuper.messages import ClaimKind, ExecutionId, LaneId
 from ffsuper.sansio.scan import Place
-from ffsuper.store.connection import Connection, open_connection
+from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
-from ffsuper.store.replies import Call
 from ffsuper.store.scans import PAGE, Page, Scans, Waiting
 from ffsuper.store.store import prepare
+from tests.store.two_servers import TwoServers
 
 ONE, TWO = LaneId("one"), LaneId("two")
 
@@ -150,31 +150,17 @@ async def test_a_look_without_our_library_says_so(server_url: str, subject: Subj
             await Scans(connection).waiting([Place(ONE, 1)], ["job"])
 
 
-class TwoServers(Connection):
-    """Even partitions on one, odd ones on the other; something waits at each place."""
-
-    def __init__(self, away: Mapping[str, StoreError]) -> None:
-        self.asked: list[tuple[Any, ...]] = []
-        self.away = away
-
-    async def nodes_of(self, keys: Sequence[str]) -> list[str]:
-        return ["odd" if int(key.split("}")[0].split(":")[-1]) % 2 else "even" for key in keys]
-
-    async def try_all(self, calls: Sequence[Call[Any]], timeout_s: float | None = None) -> list[Any]:
-        return [await self._answer(call) for call in calls]
-
-    async def _answer(self, call: Call[Any]) -> Any:
-        self.asked.append(call.command)
-        (node,) = await self.nodes_of([str(call.command[3])])
-        return self.away[node] if node in self.away else call.parse([1, b"OK", 0, b"waiting", 1, 1, b""])
+def two_servers(away: Mapping[str, StoreError]) -> TwoServers:
+    """Return servers at each of whose places something waits."""
+    return TwoServers(lambda *_: [1, b"OK", 0, b"waiting", 1, 1, b""], away)
 
 
 async def test_a_server_that_is_down_hides_nothing_of_the_others() -> None:
     places, down = [Place(ONE, number) for number in (1, 2, 3)], StoreUnavailableError("down")
-    servers = TwoServers({"odd": down})
+    servers = two_servers({"odd": down})
     assert await Scans(servers).waiting(places, ["job"]) == [Waiting(places[1], 1, 1, None)]
     head = (PAGE, 1, "job", 1, ONE, 0)
     assert [command[4:] for command in servers.asked] == [(*head, 1, 1, 1, 1, 1, 3), (*head, 1, 1, 2)]
     for away in ({"odd": down, "even": down}, {"odd": StoreScriptError("defect")}):
         with pytest.raises(StoreError):
-            await Scans(TwoServers(away)).waiting(places, ["job"])
+            await Scans(two_servers(away)).waiting(places, ["job"])

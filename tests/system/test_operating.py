@@ -497,7 +497,7 @@ def test_a_worker_that_is_told_to_end_before_it_is_ready_leaves_nothing_behind(
     workers: Workers, store: redis.Redis
 ) -> None:
     worker = workers.launch("same")
-    eventually(lambda: psutil.Process(worker.process.pid).children(), "the fork server")
+    eventually(worker.fork_server, "the fork server")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert store.keys("*worker:*") == []

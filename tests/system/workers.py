@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,12 +105,18 @@ class Worker:
         """Wait until it has ended; return its exit code."""
         return self.process.wait(LIMIT_S)
 
+    def fork_server(self) -> psutil.Process | None:
+        """Return its fork server, once that is there; Python starts other programs too when it begins."""
+        for process in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if "ffsuper.child.forkserver" in process.cmdline():
+                    return process
+        return None
+
     def children(self) -> list[psutil.Process]:
         """Return its child processes that run handlers."""
-        for process in psutil.Process(self.process.pid).children():
-            if "ffsuper.child.forkserver" in process.cmdline():
-                return process.children()
-        return []
+        fork_server = self.fork_server()
+        return [] if fork_server is None else fork_server.children()
 
 
 @dataclass
