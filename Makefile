@@ -1,5 +1,5 @@
 # Names for people; the work is in .ci/ and in the programs.
-.PHONY: run test check bench man clean
+.PHONY: run test check audit bench man clean
 
 # The main job on the embedded store. make run ARGS=--kill-a-child
 run:
@@ -15,6 +15,11 @@ test:
 check:
 	@.ci/prepare dev
 	@.ci/check static
+
+# Known vulnerabilities in what is installed, by PyPI's database; exit code 1 of .ci/audit is some, 3 is no database.
+audit:
+	@.ci/prepare dev
+	@.ci/audit
 
 # Beside other job workers: make bench ARGS=--quick
 bench:

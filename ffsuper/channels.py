@@ -52,17 +52,29 @@ class LeaseEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseExtended:
+    """The lease renewer tells the executor that a lease lasts longer.
+
+    Attributes:
+        deadline_s: on the lease clock; from there on nobody may act on it.
+    """
+
+    lease_id: LeaseId
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Room for one execution in a ready child.
 
     Attributes:
         assignments: whoever takes the slot sends one message, for which there is room: a claim, or None to give the
             slot back unused.
-        lease_ends: where the lease of that claim ends; there is room for any number of messages.
+        lease_terms: how long the lease of that claim lasts, and its end; there is room for any number of messages.
     """
 
     assignments: trio.MemorySendChannel[Claim | None]
-    lease_ends: trio.MemorySendChannel[LeaseEnd]
+    lease_terms: trio.MemorySendChannel[LeaseTerm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +98,11 @@ class Track:
     """Claimer to lease renewer: keep this lease alive.
 
     Attributes:
-        lease_end: has room for any number of messages, so that telling an executor never keeps the renewer waiting.
+        terms: has room for any number of messages, so that telling an executor never keeps the renewer waiting.
     """
 
     lease: Lease
-    lease_end: trio.MemorySendChannel[LeaseEnd]
+    terms: trio.MemorySendChannel[LeaseTerm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class Check:
 
 
 LeaseNews = Track | Release | Check
+LeaseTerm = LeaseExtended | LeaseEnd
 
 
 def gathered(channel: trio.MemoryReceiveChannel[T], most: float = math.inf) -> Iterator[T]:

@@ -112,11 +112,11 @@ def what_then(error: BaseException, options: argparse.Namespace) -> str:
     if isinstance(error, errors.StoreUnavailableError | errors.StoreAccessError) and "store" in options:
         return where_store_is(error, options)
     if isinstance(error, STORE_AWAY) and options.command in SERVICES:
-        return where_service_store_is(options)
+        return where_service_store_is(error, options)
     return WHAT_THEN.get(error.code, "") if isinstance(error, errors.RefusedError) else ""
 
 
-def where_service_store_is(options: argparse.Namespace) -> str:
+def where_service_store_is(error: BaseException, options: argparse.Namespace) -> str:
     """Say which store a service wanted; the embedded one's errors say all."""
     from ffsuper import config_loader
 
@@ -124,7 +124,11 @@ def where_service_store_is(options: argparse.Namespace) -> str:
         url = config_loader.load(options.config, os.environ, needs_handlers=False).config.store.url
     except errors.ConfigError:  # it was another one when the service began
         return ""
-    return "" if url == "embedded" else f"[store] url is {url}: start that store, or mend [store]"
+    if url == "embedded":
+        return ""
+    if isinstance(error, errors.StoreAccessError):
+        return f"[store] url is {url}: check user, password and certificates in [store], and what the user may do"
+    return f"[store] url is {url}: start that store, or mend [store]"
 
 
 def where_store_is(error: BaseException, options: argparse.Namespace) -> str:

@@ -57,7 +57,7 @@ class StoreConfig:
         url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded``, or for a cluster ``redis+cluster://`` or
             ``rediss+cluster://`` with one or more of its servers; never with a password.
         username: ACL user; empty for the default one.
-        password: from ``password_file``, the credential ``store_password`` or the environment; never from the file.
+        password: from ``password_file`` or the credential ``store_password``; never from the file or the environment.
         password_file: a file whose first line is the password.
         tls_ca_file: certificates to trust, for ``rediss://``; the system's when absent.
         tls_cert_file: our certificate, where the server asks for one.
@@ -127,7 +127,7 @@ class ClaimConfig:
             known only after the claim.
         source: ``direct`` looks into the store; ``server`` asks a FlowFabric server, which minds budgets and quotas.
         server_url: the server's ``http://`` or ``https://`` address; never with a user or a password.
-        token: from ``token_file``, the credential ``claim_token`` or the environment; never from the file.
+        token: from ``token_file`` or the credential ``claim_token``; never from the file or the environment.
         token_file: a file whose first line is the bearer token that the server asks for.
         ca_file: certificates to trust, for ``https://``; the system's when absent.
         grant_ttl_ms: a grant that was lost on the way keeps its execution from all workers for this long.
@@ -176,7 +176,12 @@ class ChildrenConfig:
         recycle_after: a child is replaced after about so many executions; 0 for never.
         soft_memory_mb: ... or when it and its descendants are larger than this after an execution; 0 for no limit.
         hard_memory_mb: a child that grows larger than this is killed, and its attempt fails; 0 for no limit.
-        environment: variables of the children, besides PATH, HOME, LANG, LC_*, TZ and PYTHON*.
+        user: whom the children run as, where the worker may change that; empty for the worker's own user.
+        open_files: descriptors that a child may have; 0, here and below, for as many as the worker may have.
+        processes: with so many processes and threads of its user there are, a child can start no more. Root can.
+        file_mb: a child can make no file larger than this.
+        core_mb: a child that crashes leaves a core file of at most this; none for 0, whatever the worker may leave.
+        environment: variables of the children, besides PATH, HOME, LANG, LC_*, TZ, TMPDIR and PYTHON*.
     """
 
     count: int = 0
@@ -191,6 +196,11 @@ class ChildrenConfig:
     recycle_after: int = 0
     soft_memory_mb: int = 0
     hard_memory_mb: int = 0
+    user: str = ""
+    open_files: int = 0
+    processes: int = 0
+    file_mb: int = 0
+    core_mb: int = 0
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -208,6 +218,13 @@ class ChildrenConfig:
             check.between("hard_memory_mb", 0, 1_000_000_000)
             ordered = not self.hard_memory_mb or self.soft_memory_mb <= self.hard_memory_mb
             check.related("soft_memory_mb", ["hard_memory_mb"], fits=ordered, text="must not be above hard_memory_mb")
+            if self.user:
+                check.all_of("user", rules.name_mistakes(self.user))
+            if self.open_files:
+                check.between("open_files", 32, 1_000_000_000)
+            check.between("processes", 0, 4_194_304)
+            check.between("file_mb", 0, 1_000_000_000)
+            check.between("core_mb", 0, 1_000_000_000)
             check.items("environment", rules.environment_mistakes(self.environment))
 
 
@@ -285,7 +302,7 @@ class ServerConfig:
 
     Attributes:
         listen: address and port.
-        token: from ``token_file``, the credential ``server_token`` or the environment; never from the file.
+        token: from ``token_file`` or the credential ``server_token``; never from the file or the environment.
         token_file: a file whose first line is the bearer token that requests have to bring; without any, none has to.
         cors_origins: web pages of these origins may ask, ``*`` for all; none may without any.
         stream_operations: reads and tails of output that are served at a time; more are refused with status 429.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import tomllib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -78,15 +77,17 @@ class Reading:
     def take_variables(self, environ: Mapping[str, str]) -> None:
         """Let the environment override the file."""
         known = {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
-        secrets = [variable(section, key) for section, key in SECRET_KEYS.items()]
+        secrets = {variable(section, key): (section, key) for section, key in SECRET_KEYS.items()}
         beginnings = tuple(variable(section, "") for section in SECTIONS)
         for name, text in sorted(environ.items()):
             if name in known:
                 section, key = known[name]
                 self.values[section][key] = from_text(text, get_type_hints(SECTIONS[section])[key])
                 self.origins[place(section, key)] = name
-            elif name.startswith(beginnings) and name not in secrets:
-                near = get_close_matches(name, [*known, *secrets], n=1)
+            elif name in secrets:
+                self.problems.append(in_environment(*secrets[name]))
+            elif name.startswith(beginnings):
+                near = get_close_matches(name, known, n=1)
                 meant = f"; did you mean {near[0]}?" if near else ""
                 self.problems.append(f"{bare(name)}: unknown variable{meant}")
 
@@ -201,7 +202,7 @@ def missing_in_worker(values: Mapping[str, Any], needs_handlers: bool) -> list[M
 
 
 def read_secret(section: str, key: str, file: Path | None, environ: Mapping[str, str], reading: Reading) -> str:
-    """Return a secret from the first place that has it; empty when none has."""
+    """Return a secret from its file, or else from its credential; empty when there is neither."""
     credential = credential_file(f"{section}_{key}", environ)
     if file is not None:
         origin = reading.where(section, f"{key}_file")
@@ -210,10 +211,7 @@ def read_secret(section: str, key: str, file: Path | None, environ: Mapping[str,
         origin = f"credential {credential.name}"
         secret = first_line(credential, origin, reading.problems)
     else:
-        origin = variable(section, key)
-        secret = environ.get(origin, "")
-        if any(unicodedata.category(character) == "Cs" for character in secret):
-            reading.problems.append(f"{origin}: is not UTF-8 text")
+        return ""
     if secret:
         reading.origins[place(section, key)] = origin
     if secret and key == "token":
@@ -293,6 +291,13 @@ def toml_text(value: Any) -> str:
 def place(section: str, key: str) -> str:
     """Return how a setting is called in messages."""
     return f"[{section}] {bare(key)}"
+
+
+def in_environment(section: str, key: str) -> str:
+    """Say where a secret belongs that is in the environment."""
+    name = variable(section, key)
+    told = f"put the {key} into a file and name that in {name}_FILE"
+    return f"{name}: must not be in the environment, where others can read it: {told}"
 
 
 def variable(section: str, key: str) -> str:

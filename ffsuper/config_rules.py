@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -305,6 +306,15 @@ def listen_mistakes(listen: str) -> Iterator[str]:
     is_port = bool(re.fullmatch("[0-9]{1,5}", port)) and int(port) <= 65535
     if not is_port or not can_be_looked_up(host.strip("[]")):
         yield f'must be an address and a port, as in "127.0.0.1:9090" or "[::1]:9090", got {shown(listen)}'
+
+
+def is_loopback(listen: str) -> bool:
+    """Tell whether only this machine reaches an address to listen on; a name other than localhost may be any."""
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def token_mistakes(token: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 
-from ffsuper.actors import watchdog
+from ffsuper.actors import library_watcher, watchdog
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config
 from ffsuper.engine import (
@@ -19,6 +19,7 @@ from ffsuper.engine import (
     budget_reconciler,
     budget_reset,
     completions,
+    dead_workers,
     delayed,
     dependencies,
     execution_deadline,
@@ -38,7 +39,7 @@ from ffsuper.messages import LaneId, SweepReport
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.announcements import COMPLETIONS, open_announcements
-from ffsuper.store.store import EngineStore, open_engine_store
+from ffsuper.store.store import EngineStore, open_engine_store, require_libraries
 from ffsuper.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
@@ -77,7 +78,11 @@ class EngineStanding:
 
 
 async def run(config: Config, counts: PartitionCounts, notifier: Notifier) -> None:
-    """Be an engine and nothing else, until SIGTERM or SIGINT."""
+    """Be an engine and nothing else, until SIGTERM or SIGINT.
+
+    Raises:
+        StoreUnsuitableError: others have replaced the libraries by some that will not do.
+    """
     standing = EngineStanding(config.status.stuck_after_s)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with open_engine_store(config.store, counts) as store, trio.open_nursery() as nursery:
@@ -90,6 +95,7 @@ async def run(config: Config, counts: PartitionCounts, notifier: Notifier) -> No
 
             nursery.start_soon(lead, config, counts, store, standing.pulses, standing.hear)
             nursery.start_soon(be_ready)
+            nursery.start_soon(library_watcher.run, partial(require_libraries, config.store))
             await wait_told_to_end(signals)
             notifier.stopping("Engine stops")
             nursery.cancel_scope.cancel()
@@ -158,6 +164,7 @@ async def run_sweeps(config: Config, counts: PartitionCounts, store: EngineStore
         start(unblock.run, settings.unblock_interval_ms, store.blocked, flows, lanes)
         start(retention.run, settings.retention_interval_ms, store.housekeeping, flows, lanes)
         start(index_reconciler.run, settings.index_interval_ms, store.housekeeping, flows)
+        start(dead_workers.run, settings.retention_interval_ms, store.housekeeping)
         start(flow_summary.run, settings.flow_summary_interval_ms, store.dependencies, flows)
         start(budget_reconciler.run, settings.budget_interval_ms, store.housekeeping, budgets)
         start(quota_reconciler.run, settings.quota_interval_ms, store.housekeeping, quotas)

@@ -68,7 +68,7 @@ class OutcomeUnknownError(StoreError):
 
 
 class StoreAccessError(StoreError):
-    """The operator's: the store refuses our user, password or certificate. Repeating does not help."""
+    """The operator's: the store refuses our user, password or certificate, or we its own. Repeating does not help."""
 
 
 class StoreUnsuitableError(StoreError):
@@ -143,7 +143,7 @@ class ProtocolError(FfsuperError):
 
 
 class LocalProtocolError(ProtocolError):
-    """Ours: we tried to send what the rules do not allow. A defect."""
+    """Ours: we tried to send what the rules do not allow; it did not go. What it was about fails."""
 
 
 class RemoteProtocolError(ProtocolError):

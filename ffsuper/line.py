@@ -19,6 +19,7 @@ from trio_util import move_on_when
 
 from ffsuper.actors import asker, claimer, deliverer, executor, lease_renewer, lease_watcher, reclaimer, scanner
 from ffsuper.channels import Candidates, Demand, Finished, LeaseNews, Slot
+from ffsuper.child.hardening import LIMITS
 from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
@@ -59,7 +60,8 @@ async def open_line(
             retired one to end.
 
     Raises:
-        ConfigError: work is to come from a server, and what that needs is not installed.
+        ConfigError: work is to come from a server, and what that needs is not installed; or the children cannot have
+            their user or their limits here.
         HandlersError: the handlers do not load, or cannot run so many at once.
         ChildError: no child comes up.
     """
@@ -294,6 +296,8 @@ def fork_server_settings(config: Config) -> ForkServerSettings:
         boot_timeout_s=config.children.boot_timeout_s,
         environment=config.children.environment,
         owner=config.worker.instance_id,
+        user=config.children.user,
+        limits={key: getattr(config.children, key) for key in LIMITS},
     )
 
 

@@ -485,6 +485,7 @@ class Death:
             descendant if it was larger. 0 when nobody was left to say.
         last_output: the last lines of its stdout and stderr, oldest first, without stack dumps.
         stack_dump: the last one that it has written, the thread first that was interrupted or crashed.
+        was_overdue: its lease was about to end, and the supervisor stood still: the fork server killed it.
     """
 
     pid: int
@@ -493,6 +494,7 @@ class Death:
     peak_memory_bytes: int
     last_output: tuple[OutputLine, ...]
     stack_dump: tuple[OutputLine, ...] = ()
+    was_overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

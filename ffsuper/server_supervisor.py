@@ -6,6 +6,7 @@ import gc
 import logging
 import resource
 import socket
+from functools import partial
 from typing import Any
 
 import hypercorn.config
@@ -13,13 +14,14 @@ import hypercorn.trio
 import trio
 
 from ffsuper import engine_supervisor
-from ffsuper.actors import watchdog
-from ffsuper.config import Config
+from ffsuper.actors import library_watcher, watchdog
+from ffsuper.config import Config, ServerConfig
+from ffsuper.config_rules import is_loopback
 from ffsuper.errors import ConfigError
 from ffsuper.sansio.partition import PartitionCounts
 from ffsuper.server.application import application
 from ffsuper.server.service import open_service
-from ffsuper.store.store import open_engine_store
+from ffsuper.store.store import open_engine_store, require_libraries
 from ffsuper.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ async def run(config: Config, counts: PartitionCounts, notifier: Notifier) -> No
 
     Raises:
         ConfigError: nobody can listen at that address.
+        StoreUnsuitableError: others have replaced the libraries by some that will not do.
     """
     allow_many_connections()
     stopping = trio.Event()
@@ -55,18 +58,27 @@ async def run(config: Config, counts: PartitionCounts, notifier: Notifier) -> No
         await nursery.start(set_at_signal, stopping, notifier)
         if config.engine.enabled:
             nursery.start_soon(engine_supervisor.lead, config, counts, engine_store, standing.pulses, standing.hear)
-        if not config.server.token:
-            LOG.warning("no token: anybody at the port may do anything", extra={"listen": config.server.listen})
+        warn_of_exposure(config.server)
         settings = http_settings(listen(config.server.listen))
         notifier.ready(sentence())
         LOG.info("ready", extra={"listen": config.server.listen, "partitions": counts.flow})
         nursery.start_soon(watchdog.run, notifier, standing.stuck, sentence)
+        nursery.start_soon(library_watcher.run, partial(require_libraries, config.store))
         app: Any = application(service)
         # What is there by now stays; going through it again and again took 60 ms at a time, several times a second.
         gc.collect()
         gc.freeze()
         await hypercorn.trio.serve(app, settings, shutdown_trigger=stopping.wait)
         nursery.cancel_scope.cancel()
+
+
+def warn_of_exposure(server: ServerConfig) -> None:
+    """Log what others may do who reach the port."""
+    told = {"listen": server.listen}
+    if not server.token:
+        LOG.warning("no token: anybody at the port may do anything", extra=told)
+    if not is_loopback(server.listen):
+        LOG.warning("no TLS: tokens and payloads can be read on their way from other machines", extra=told)
 
 
 def listen(address: str) -> socket.socket:

@@ -16,15 +16,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import partial
 
 import trio
 from trio_util import move_on_when
 
 from ffsuper import engine_supervisor, logs
-from ffsuper.actors import health, presence, watchdog
+from ffsuper.actors import health, library_watcher, presence, watchdog
 from ffsuper.child.orphans import kill_orphans
 from ffsuper.config import Config
-from ffsuper.errors import ChildError, ConfigError, FencedError, first_cause
+from ffsuper.errors import ChildError, ConfigError, FencedError, StoreUnsuitableError, first_cause
 from ffsuper.line import Line, open_line
 from ffsuper.messages import Offer, Order
 from ffsuper.sansio.ledger import Ledger
@@ -34,7 +35,7 @@ from ffsuper.standing import Standing, State
 from ffsuper.store.announcements import ORDERS, open_announcements
 from ffsuper.store.outage import STORE_AWAY
 from ffsuper.store.presence import Presence
-from ffsuper.store.store import EngineStore, open_engine_store, open_presence
+from ffsuper.store.store import EngineStore, open_engine_store, open_presence, require_libraries
 from ffsuper.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ async def run(
         HandlersError: the handlers do not load.
         InstanceTakenError: another live process has this instance id.
         FencedError: another process took the instance id over; what ran has ended.
+        StoreUnsuitableError: others have replaced the libraries by some that will not do; likewise.
         RestartLimitError: children die faster than is worth restarting them.
     """
     listener = health.open_listener(config.status.listen)
@@ -97,8 +99,8 @@ async def run(
             await worker.draining.wait()
         background.cancel_scope.cancel()
     LOG.info("drained", extra=totals(ledger))
-    if worker.fenced is not None:
-        raise worker.fenced
+    if worker.failure is not None:
+        raise worker.failure
     return Ending.HANDED_BACK if ledger.cut_off else Ending.DRAINED
 
 
@@ -107,7 +109,7 @@ class Worker:
 
     Attributes:
         draining: set once it is to end.
-        fenced: set when another process has taken the instance id.
+        failure: set when another process has taken the instance id, or the libraries will not do any more.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Worker:
         read_again: Callable[[], Config],
     ) -> None:
         self.draining = trio.Event()
-        self.fenced: FencedError | None = None
+        self.failure: FencedError | StoreUnsuitableError | None = None
         self._config = config
         self._counts = counts
         self._notifier = notifier
@@ -161,6 +163,7 @@ class Worker:
                 watchdog.run, self._notifier, standing.stuck, standing.sentence, self.draining.is_set
             )
             self._background.start_soon(self._change)
+            self._background.start_soon(self._watch_libraries)
             self._enter(State.RUNNING)
             self._may_begin.set()
             self._notifier.ready(standing.sentence())
@@ -176,7 +179,16 @@ class Worker:
             )
         except FencedError as error:
             LOG.error("fenced", extra={"error": error})
-            self.fenced = error
+            self.failure = error
+            self._orders.send_nowait(Order.DRAIN)
+
+    async def _watch_libraries(self) -> None:
+        """End in order when the store's libraries will not do any more: what runs may yet be stored."""
+        try:
+            await library_watcher.run(partial(require_libraries, self._config.store))
+        except StoreUnsuitableError as error:
+            LOG.error("store unsuitable", extra={"error": error})
+            self.failure = error
             self._orders.send_nowait(Order.DRAIN)
 
     def _alive_ttl_ms(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
+from ffsuper.child.lifespans import Lifespan
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer
 from ffsuper.errors import ChildError
@@ -33,6 +34,16 @@ OUTCOMES = (Completed, Failed, Deferred, Suspended, WaitingForChildren, Cancelle
 Behaviour = Callable[["FakeChild", Start], Awaitable[None]]
 
 
+class FakeLifespan(Lifespan):
+    """Keeps all that it is told."""
+
+    def __init__(self, told: list[float]) -> None:
+        self._told = told
+
+    def put(self, until_s: float) -> None:
+        self._told.append(until_s)
+
+
 class FakeChild(Child):
     """A child that does what a test says.
 
@@ -40,6 +51,7 @@ class FakeChild(Child):
         behaviour: called for each execution; speaks by ``say`` and ends the child by ``die``.
         sent: what the supervisor has told it. ``memory``: how large it is.
         done_to_it: what the supervisor has done besides talking: interrupt, dump, kill.
+        lives_until_s: until when it was to live, in order.
     """
 
     def __init__(self, pid: int, nursery: trio.Nursery, behaviour: Behaviour, kinds: dict[str, float | None]) -> None:
@@ -50,6 +62,8 @@ class FakeChild(Child):
         self.running: Mapping[str, object] = {}
         self.done_to_it: list[str] = []
         self.sent: list[ToChild] = []
+        self.lives_until_s: list[float] = []
+        self.lifespan = FakeLifespan(self.lives_until_s)
         self.task = 0
         self.memory = 0
         self.interrupted = trio.Event()
@@ -104,11 +118,11 @@ class FakeChild(Child):
         if not self.immortal:
             self.die(by_signal=9)
 
-    def die(self, exit_code: int | None = None, by_signal: int | None = None) -> None:
+    def die(self, exit_code: int | None = None, by_signal: int | None = None, *, was_overdue: bool = False) -> None:
         """End the child."""
         if self._death is None:
             last_words = OutputLine("stdout", int(time.time() * 1000), "its last words")
-            self._death = Death(self.pid, exit_code, by_signal, 0, (last_words,))
+            self._death = Death(self.pid, exit_code, by_signal, 0, (last_words,), was_overdue=was_overdue)
             self._dead.set()
             self._scope.cancel()
             self._said_send.close()

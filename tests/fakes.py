@@ -234,7 +234,7 @@ class FakeClaims(Claims):
         for one in waiting[pick.offset :]:
             if not kinds or one.kind in kinds:
                 return self._claim_one(candidate(one))
-        return RefusedError("ffsuper_claim", "nothing_left")
+        return RefusedError("ffsuper_claim_first", "nothing_left")
 
     def _claim_one(self, wanted: Candidate) -> Claim | StoreError:
         record = self._store.records[wanted.execution_id]

@@ -336,7 +336,8 @@ def test_a_store_that_is_down_ends_the_worker(tmp_path: Path) -> None:
 
 def test_a_store_that_refuses_the_password_ends_the_worker_and_the_password_stays_secret(tmp_path: Path) -> None:
     with running_server(tmp_path, "--requirepass", "right") as url:
-        ended = started(write_worker(tmp_path, url), FFSUPER_STORE_PASSWORD="wrong-and-secret")
+        (tmp_path / "password").write_text("wrong-and-secret")
+        ended = started(write_worker(tmp_path, url), FFSUPER_STORE_PASSWORD_FILE="password")
     assert (ended.returncode, "Traceback" in ended.stderr) == (Exit.STORE_ACCESS, False)
     assert "the store refuses access" in ended.stderr
     assert "wrong-and-secret" not in ended.stderr

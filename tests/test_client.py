@@ -20,6 +20,7 @@ from ffsuper.errors import (
     RefusedError,
     StoreUnavailableError,
 )
+from ffsuper.store.submissions import PAYLOAD_LIMIT_BYTES
 from tests.redis_server import running_server
 
 UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000000"
@@ -220,3 +221,13 @@ def test_threads_may_share_a_client(client: Client) -> None:
 
 def test_settings_never_show_a_password() -> None:
     assert "secret" not in repr(StoreConfig(password="secret"))
+
+
+def test_a_payload_that_the_store_cannot_take_is_refused_before_it_is_sent(client: Client) -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return PAYLOAD_LIMIT_BYTES + 1
+
+    with pytest.raises(InvalidRequestError, match="a payload of 536870913 bytes, over the limit of 536870912"):
+        client.submit("job", Huge())
+    assert client.list_lane("default") == []

@@ -14,10 +14,12 @@ from ffsuper.config import (
     DrainConfig,
     EngineConfig,
     LeaseConfig,
+    ServerConfig,
     StoreConfig,
     WorkerConfig,
 )
-from ffsuper.config_rules import shown
+from ffsuper.config_loader import Loaded
+from ffsuper.config_rules import is_loopback, shown
 from ffsuper.errors import SectionError
 
 
@@ -255,6 +257,9 @@ def test_a_value_is_not_blamed_for_not_fitting_a_wrong_one() -> None:
         (ChildrenConfig, "boot_timeout_s", 0.1, 86_400.0),
         (ChildrenConfig, "max_restarts", 0, 1_000_000),
         (ChildrenConfig, "restart_window_s", 0.1, 366 * 86_400.0),
+        (ChildrenConfig, "processes", 0, 4_194_304),
+        (ChildrenConfig, "file_mb", 0, 1_000_000_000),
+        (ChildrenConfig, "core_mb", 0, 1_000_000_000),
         (DrainConfig, "timeout_s", 0.0, 366 * 86_400.0),
         (EngineConfig, "leader_ttl_ms", 300, 3_600_000),
         (EngineConfig, "delayed_interval_ms", 1, 86_400_000),
@@ -271,6 +276,18 @@ def test_numbers_are_accepted_up_to_their_bounds(
         assert told.endswith(f", got {wrong!r}")
 
 
+def test_a_child_needs_some_descriptors_for_itself() -> None:
+    assert ChildrenConfig(open_files=0).open_files == 0
+    assert ChildrenConfig(open_files=32).open_files == 32
+    assert problems(ChildrenConfig, open_files=31) == ["[children] open_files: must be at least 32, got 31"]
+    assert problems(ChildrenConfig, open_files=-1) == ["[children] open_files: must be at least 32, got -1"]
+
+
+def test_the_user_of_the_children_is_a_name() -> None:
+    told = '[children] user: must not contain white space or control characters, got "a b"'
+    assert problems(ChildrenConfig, user="a b") == [told]
+
+
 def test_several_mistakes_in_one_section_are_told_at_once() -> None:
     assert problems(ChildrenConfig, count=-1, grace_s=-1.0, environment={"A=": "", "B": "\0"}) == [
         "[children] count: must be at least 0, got -1",
@@ -284,9 +301,31 @@ def test_what_may_be_secret_is_not_in_the_representation() -> None:
     config = Config(
         store=StoreConfig(password="hush"),
         claim=ClaimConfig(token="hush"),
+        server=ServerConfig(token="hush"),
         children=ChildrenConfig(environment={"KEY": "hush"}),
     )
     assert "hush" not in repr(config)
+    assert "hush" not in repr(Loaded(config, {}))
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        (ServerConfig().listen, True),
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("Localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.168.0.1:1", False),
+        ("[fe80::1]:1", False),
+        ("localhost.example.org:1", False),
+    ],
+)
+def test_an_address_that_other_machines_reach_is_known(listen: str, expected: bool) -> None:
+    assert is_loopback(listen) is expected
 
 
 @pytest.mark.parametrize(

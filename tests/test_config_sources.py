@@ -44,7 +44,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("FFSUPER_WORKER_LANES", " ", ": must name at least one lane"),
         ("FFSUPER_CHILDREN_ENVIRONMENT", "A=b", ": must be a table of strings in the file"),
         ("FFSUPER_STORE_URLS", "x", ": unknown variable; did you mean FFSUPER_STORE_URL?"),
-        ("FFSUPER_STORE_PASWORD", "x", ": unknown variable; did you mean FFSUPER_STORE_PASSWORD?"),
+        ("FFSUPER_STORE_PASWORD", "x", ": unknown variable; did you mean FFSUPER_STORE_PASSWORD_FILE?"),
         ("FFSUPER_LOG_", "x", ": unknown variable"),
     ],
 )
@@ -63,37 +63,39 @@ def test_other_variables_are_ignored(tmp_path: Path) -> None:
 
 @pytest.fixture
 def credentials(tmp_path: Path) -> dict[str, str]:
-    """An environment as systemd makes it, with a variable beside the credential."""
+    """An environment as systemd makes it."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "store_password").write_text("from the credential\n")
-    return {"CREDENTIALS_DIRECTORY": str(folder), "FFSUPER_STORE_PASSWORD": "from the variable"}
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
 
 
-def test_the_password_is_from_its_file_before_all_others(tmp_path: Path, credentials: dict[str, str]) -> None:
+def test_the_password_is_from_its_file_before_the_credential(tmp_path: Path, credentials: dict[str, str]) -> None:
     (tmp_path / "secret").write_bytes(b"from the file\r\nsecond line\n")
     result = loaded(tmp_path, LEAST + '[store]\npassword_file = "secret"', credentials)
     assert result.config.store.password == "from the file"
     assert result.origins["[store] password"] == "worker.toml: [store] password_file"
 
 
-def test_the_password_is_from_the_credential_before_the_variable(tmp_path: Path, credentials: dict[str, str]) -> None:
+def test_the_password_is_from_the_credential_without_a_file(tmp_path: Path, credentials: dict[str, str]) -> None:
     result = loaded(tmp_path, LEAST, credentials)
     assert result.config.store.password == "from the credential"
     assert result.origins["[store] password"] == "credential store_password"
 
 
-def test_the_password_is_from_the_variable_when_there_is_no_credential(
-    tmp_path: Path, credentials: dict[str, str]
+@pytest.mark.parametrize("name", ["FFSUPER_STORE_PASSWORD", "FFSUPER_CLAIM_TOKEN", "FFSUPER_SERVER_TOKEN"])
+@pytest.mark.parametrize("text", ["hush", "", "hush\udcff"])
+def test_a_secret_in_the_environment_is_refused_and_not_repeated(
+    tmp_path: Path, credentials: dict[str, str], name: str, text: str
 ) -> None:
-    Path(credentials["CREDENTIALS_DIRECTORY"], "store_password").unlink()
-    result = loaded(tmp_path, LEAST, credentials)
-    assert result.config.store.password == "from the variable"
-    assert result.origins["[store] password"] == "FFSUPER_STORE_PASSWORD"
+    (told,) = problems(tmp_path, LEAST, credentials | {name: text})
+    assert told.startswith(f"{name}: must not be in the environment")
+    assert told.endswith(f"into a file and name that in {name}_FILE")
+    assert "hush" not in told
 
 
 def test_there_need_be_no_password(tmp_path: Path) -> None:
-    result = loaded(tmp_path, LEAST, {"FFSUPER_STORE_PASSWORD": ""})
+    result = loaded(tmp_path, LEAST)
     assert result.config.store.password == ""
     assert "[store] password" not in result.origins
 
@@ -120,11 +122,6 @@ def test_a_credential_that_cannot_be_read_is_told(tmp_path: Path, credentials: d
     assert problems(tmp_path, LEAST, credentials) == [told]
 
 
-def test_a_password_variable_that_is_not_text_is_told(tmp_path: Path) -> None:
-    told = ["FFSUPER_STORE_PASSWORD: is not UTF-8 text"]
-    assert problems(tmp_path, LEAST, {"FFSUPER_STORE_PASSWORD": "hush\udcff"}) == told
-
-
 def test_a_password_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
     (told,) = problems(tmp_path, LEAST + '[store]\npassword = "hush"')
     assert told.startswith("worker.toml: [store] password: must not be in the file")
@@ -142,27 +139,22 @@ def test_a_password_file_named_by_a_variable_is_told_by_that_name(tmp_path: Path
 
 def test_the_token_is_found_like_the_password(tmp_path: Path, credentials: dict[str, str]) -> None:
     (tmp_path / "token").write_text("from-the-file\n")
-    environ = credentials | {"FFSUPER_CLAIM_TOKEN": "from-the-variable"}
-    result = loaded(tmp_path, LEAST, environ)
-    assert (result.config.claim.token, result.origins["[claim] token"]) == (
-        "from-the-variable",
-        "FFSUPER_CLAIM_TOKEN",
-    )
     Path(credentials["CREDENTIALS_DIRECTORY"], "claim_token").write_text("from-the-credential\n")
-    result = loaded(tmp_path, LEAST, environ)
+    result = loaded(tmp_path, LEAST, credentials)
     assert (result.config.claim.token, result.origins["[claim] token"]) == (
         "from-the-credential",
         "credential claim_token",
     )
-    result = loaded(tmp_path, LEAST + '[claim]\ntoken_file = "token"', environ)
+    result = loaded(tmp_path, LEAST + '[claim]\ntoken_file = "token"', credentials)
     assert (result.config.claim.token, result.config.store.password) == ("from-the-file", "from the credential")
     assert ("[claim] token", '"********"', "worker.toml: [claim] token_file") in describe(result)
 
 
 @pytest.mark.parametrize("token", [" hush", "hu sh", "hush\t", "h\u00fcsh"])
 def test_a_token_that_cannot_stand_in_a_header_is_refused_and_not_repeated(tmp_path: Path, token: str) -> None:
-    (told,) = problems(tmp_path, LEAST, {"FFSUPER_CLAIM_TOKEN": token})
-    assert told == "FFSUPER_CLAIM_TOKEN: the token must be printable ASCII without spaces"
+    (tmp_path / "token").write_text(f"{token}\n")
+    (told,) = problems(tmp_path, LEAST + '[claim]\ntoken_file = "token"')
+    assert told == "worker.toml: [claim] token_file: the token must be printable ASCII without spaces"
 
 
 def test_a_token_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -176,7 +168,8 @@ def test_a_token_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None
 
 def test_every_setting_is_described_with_its_origin(tmp_path: Path) -> None:
     text = LEAST + 'lanes = ["a", "b"]\n'
-    environ = {"FFSUPER_LEASE_TTL_MS": "60000", "FFSUPER_STORE_PASSWORD": "hush"}
+    (tmp_path / "secret").write_text("hush\n")
+    environ = {"FFSUPER_LEASE_TTL_MS": "60000", "FFSUPER_STORE_PASSWORD_FILE": "secret"}
     result = loaded(tmp_path, text + '[children]\ncount = 3\nenvironment = {KEY = "hush"}', environ)
     rows = describe(result)
     assert rows[2] == ("[worker] lanes", '["a", "b"]', "worker.toml")
@@ -185,8 +178,8 @@ def test_every_setting_is_described_with_its_origin(tmp_path: Path) -> None:
     assert ("[children] count", "3", "worker.toml") in rows
     assert ("[children] environment", '{KEY = "********"}', "worker.toml") in rows
     assert ("[children] preload", "true", "default") in rows
-    assert ("[store] password", '"********"', "FFSUPER_STORE_PASSWORD") in rows
-    assert ("[store] password_file", '""', "default") in rows
+    assert ("[store] password", '"********"', "FFSUPER_STORE_PASSWORD_FILE") in rows
+    assert ("[claim] token_file", '""', "default") in rows
     assert ("[engine] enabled", "false", "default") in rows
     assert "hush" not in f"{rows} {result!r}"
 

@@ -18,7 +18,7 @@ import trio
 from ffsuper.channels import LeaseEnd, gathered
 from ffsuper.child.nest import Fault, Nest
 from ffsuper.child.process import Child
-from ffsuper.errors import LibraryMissingError, StoreError
+from ffsuper.errors import LibraryMissingError, LocalProtocolError, StoreError
 from ffsuper.messages import (
     FRAMES_IN_FLIGHT,
     Claim,
@@ -32,6 +32,7 @@ from ffsuper.messages import (
     Outcome,
     Progress,
     ReportUsage,
+    RequestFailed,
     Start,
 )
 from ffsuper.sansio import crash
@@ -46,6 +47,10 @@ LOG = logging.getLogger(__name__)
 PROGRESS_S = 1.0
 # So is a crash report, on which the outcome waits.
 CRASH_REPORT_S = 1.0
+# Of why a frame was refused, what the handler is told.
+REFUSAL_CHARACTERS = 1_000
+# The category of what does not go into a message to a child.
+TOO_LARGE = "too_large"
 LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
 
 
@@ -58,8 +63,12 @@ class Attempt:
         look_s: when to call ``look`` next.
     """
 
-    def __init__(self, nest: Nest, child: Child, claim: Claim, attempts: Attempts, pulse: Pulse) -> None:
+    def __init__(
+        self, nest: Nest, child: Child, claim: Claim, attempts: Attempts, pulse: Pulse, may_run_until_s: float
+    ) -> None:
         self.lease_id = claim.lease.lease_id
+        self._may_run_until_s = may_run_until_s
+        self._number: int | None = None
         self.kind = claim.execution_kind
         self.look_s = math.inf
         self._nest = nest
@@ -90,16 +99,29 @@ class Attempt:
             told_kind = f"no handler is registered for kind {self._claim.execution_kind!r}"
             return Failed(told_kind, "unknown_kind", retryable=False)
         number, inbox = self._nest.open_task(self._child, told(self._claim))
+        self._number = number
+        self._nest.may_run_until(number, self._may_run_until_s)
         try:
             async with contextlib.AsyncExitStack() as helpers:
                 frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
-                with self._pulse.resting:  # a large payload goes as quickly as the child takes it
-                    await self._child.send(start_message(number, self._claim, traceparent))
+                try:
+                    with self._pulse.resting:  # a large payload goes as quickly as the child takes it
+                        await self._child.send(start_message(number, self._claim, traceparent))
+                except LocalProtocolError as error:
+                    told_size = f"payload, tags and signals are too large for a handler: {error}"
+                    return Failed(told_size, TOO_LARGE, retryable=False)
                 outcome = await self._converse(number, inbox, frames, look)
         finally:
             inbox.close()
+            self._number = None
             self._nest.close_task(number)
         return None if self._is_lease_lost else outcome
+
+    def may_run_until(self, until_s: float) -> None:
+        """Have the child killed then, on the lease clock, should we be standing still."""
+        self._may_run_until_s = until_s
+        if self._number is not None:
+            self._nest.may_run_until(self._number, until_s)
 
     def lease_ended(self, end: LeaseEnd, margin_s: float) -> None:
         """Bring the handler to its end, because another attempt may begin, or none is wanted any more.
@@ -108,6 +130,8 @@ class Attempt:
             margin_s: how long before the lease can have ended it was given up.
         """
         self._is_lease_lost = True
+        if end.has_ended:
+            self.may_run_until(math.inf)  # the ladder is enough: no other attempt can begin
         LOG.warning("lease ended", extra={**told(self._claim), "code": end.code, "child": self._child.pid})
         reason = InterruptReason.CANCELLED if end.has_ended else InterruptReason.LEASE_LOST
         grace_s = self._nest.settings.grace_s if end.has_ended else lease_grace_s(margin_s)
@@ -159,7 +183,11 @@ class Attempt:
             await frames.settle()
 
     async def _answer(self, request: ReportUsage | CreateWaitpoint) -> None:
-        await self._child.send(await self._attempts.answer(self._claim.lease, request))
+        answer = await self._attempts.answer(self._claim.lease, request)
+        try:
+            await self._child.send(answer)
+        except LocalProtocolError as error:  # it may cite the request
+            await self._child.send(RequestFailed(answer.task, answer.request, f"the answer is too large: {error}"))
 
     async def _report(self, progress: Progress) -> None:
         """Record progress, if the store takes it now."""
@@ -174,6 +202,10 @@ class Attempt:
         child = self._child
         death = crash.since(await child.wait_dead(), began_ms)
         fault = self._nest.fault_of(child)
+        if death.was_overdue:
+            LOG.warning("lease ended", extra={**told(self._claim), "code": "overdue", "child": child.pid})
+            self._is_lease_lost = True
+            return HANDED_BACK, ""
         if fault is None:
             return crashed(death), crash.report(death, "")
         if fault.culprit not in (None, number):
@@ -284,7 +316,7 @@ class Frames:
         async for first in frames:
             batch = [first, *gathered(frames)]
             refusal = await self._writer.write(batch)
-            await self._child.send(Emitted(self._number, len(batch), refusal))
+            await self._child.send(Emitted(self._number, len(batch), refusal[:REFUSAL_CHARACTERS]))
         self._done.set()
 
 

@@ -11,7 +11,7 @@ import trio
 
 from ffsuper.channels import Candidates, Demand, LeaseNews, Slot, Track, gathered
 from ffsuper.errors import LibraryMissingError, RefusedError, StoreError
-from ffsuper.messages import Candidate, Claim, Pick
+from ffsuper.messages import Candidate, Claim, ClaimKind, Pick
 from ffsuper.sansio.pulse import Pulse, Pulses
 from ffsuper.store.claims import ClaimDoubtError, Claims
 from ffsuper.store.outage import STORE_AWAY, Outage
@@ -25,6 +25,9 @@ HANDS = 2
 CLAIMS_PER_CALL = 8
 # Candidates read longer ago than this have probably been taken, or overtaken by more urgent ones.
 FRESH_S = 0.25
+# What was begun already and lost its holder comes first, and waits for a slot longer: the reclaimer names few, and
+# where all children are busy for long it would never have its turn otherwise.
+RECLAIM_FRESH_S = 3.0
 # A grant that is refused lapsed, or is one for another store; then each keeps an execution from everybody.
 REFUSED_GRANT_PAUSE_S = 1.0
 
@@ -151,13 +154,13 @@ class Wishes:
 
 
 class FreshCandidates:
-    """What is left of the last candidates, as long as it is fresh."""
+    """What is left of the last candidates, as long as it is fresh; what is to be taken over comes first."""
 
     def __init__(self, candidates: trio.MemoryReceiveChannel[Candidates], now_s: Callable[[], float]) -> None:
         self._candidates = candidates
         self._now_s = now_s
-        self._left: deque[Candidate | Pick] = deque()
-        self._read_at_s = 0.0
+        # Until when each is worth claiming.
+        self._left: deque[tuple[float, Candidate | Pick]] = deque()
 
     async def take(self, count: int) -> list[Candidate | Pick]:
         """Wait for at least one candidate and return up to ``count``.
@@ -165,19 +168,32 @@ class FreshCandidates:
         Raises:
             trio.EndOfChannel: there will be no more, or what is left is not to be claimed any more.
         """
-        while not self._left or self._is_stale() or self._is_over():
-            latest = await self._candidates.receive()
-            self._left = deque(latest.found)
-            self._read_at_s = latest.read_at_s
-        return [self._left.popleft() for _ in range(min(count, len(self._left)))]
+        self._drop_stale()
+        while not self._left:
+            # Whoever waits to be heard: the scanner and the reclaimer are never more than these.
+            latest = [await self._candidates.receive(), *gathered(self._candidates)]
+            found = [(fresh_until_s(one, told.read_at_s), one) for told in latest for one in told.found]
+            self._left = deque(sorted(found, key=lambda each: not is_reclaim(each[1])))
+            self._drop_stale()
+        return [self._left.popleft()[1] for _ in range(min(count, len(self._left)))]
 
-    def _is_over(self) -> bool:
-        """Tell whether those who look for work have ended: then nothing more is claimed, but what is granted."""
-        return not self._left[0].is_granted and not self._candidates.statistics().open_send_channels
+    def _drop_stale(self) -> None:
+        """Forget what is not worth claiming: all but what is granted, when those who look for work have ended."""
+        is_over = not self._candidates.statistics().open_send_channels
+        now_s = self._now_s()
+        self._left = deque(
+            (until_s, one) for until_s, one in self._left if one.is_granted or not (is_over or now_s > until_s)
+        )
 
-    def _is_stale(self) -> bool:
-        """Tell whether the rest is not worth claiming. What is granted is ours until the grant lapses."""
-        return not self._left[0].is_granted and self._now_s() - self._read_at_s > FRESH_S
+
+def is_reclaim(chosen: Candidate | Pick) -> bool:
+    """Tell whether an execution is to be taken over whose holder is gone."""
+    return isinstance(chosen, Candidate) and chosen.claim is ClaimKind.RECLAIM
+
+
+def fresh_until_s(chosen: Candidate | Pick, read_at_s: float) -> float:
+    """Return until when a candidate is worth claiming. What is granted is ours until the grant lapses."""
+    return read_at_s + (RECLAIM_FRESH_S if is_reclaim(chosen) else FRESH_S)
 
 
 async def claim_for(
@@ -240,7 +256,7 @@ def assign(claim: Claim, slot: Slot, leases: trio.MemorySendChannel[LeaseNews]) 
     LOG.info("claimed", extra={**about, "kind": claim.execution_kind, "lane": lease.lane})
     with suppress(trio.BrokenResourceError):  # its executor has ended by a hard stop: the lease ends by itself
         slot.assignments.send_nowait(claim)
-        leases.send_nowait(Track(lease, slot.lease_ends))
+        leases.send_nowait(Track(lease, slot.lease_terms))
 
 
 def told(chosen: Candidate | Pick) -> dict[str, object]:

@@ -18,7 +18,8 @@ import trio
 from trio_util import move_on_when
 
 from ffsuper.actors.attempt import Attempt
-from ffsuper.channels import Finished, LeaseEnd, Slot
+from ffsuper.channels import Finished, LeaseEnd, LeaseExtended, LeaseTerm, Slot
+from ffsuper.child.lifespans import SUPERVISORS_SHARE
 from ffsuper.child.nest import Nest
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer
@@ -37,7 +38,7 @@ LOG = logging.getLogger(__name__)
 KILL_S = 5.0
 CLOSE_S = 5.0
 # More than can be on their way for one slot.
-ENDS_KEPT = 8
+TERMS_KEPT = 8
 
 
 async def run(
@@ -133,17 +134,17 @@ class ServedSlot:
         self._ledger = ledger
         # Who takes the slot answers once.
         assignments, self._assignments = trio.open_memory_channel[Claim | None](1)
-        # A message for a lease at most; the renewer never waits for an executor.
-        lease_ends, self._lease_ends = trio.open_memory_channel[LeaseEnd](math.inf)
-        self._slot = Slot(assignments, lease_ends)
+        # Few messages; the renewer never waits for an executor.
+        lease_terms, self._lease_terms = trio.open_memory_channel[LeaseTerm](math.inf)
+        self._slot = Slot(assignments, lease_terms)
         self._is_offered = False
         self._attempt: Attempt | None = None
-        # Leases that ended before their attempts began; those of attempts that have ended are soon forgotten.
-        self._ended: deque[LeaseEnd] = deque(maxlen=ENDS_KEPT)
+        # Of leases whose attempts have not begun; those of attempts that have ended are soon forgotten.
+        self._terms: deque[LeaseTerm] = deque(maxlen=TERMS_KEPT)
 
     async def serve(self, retired: trio.Event, pulses: Pulses) -> None:
         """Run executions, one after the other."""
-        async with pulses.open("executor") as pulse, self._lease_ends, trio.open_nursery() as watching:
+        async with pulses.open("executor") as pulse, self._lease_terms, trio.open_nursery() as watching:
             watching.start_soon(self._watch_leases)
             try:
                 while (claim := await self._assigned(retired, pulse)) is not None:
@@ -199,13 +200,15 @@ class ServedSlot:
         self._attempt.look_s = trio.current_time() + SHORT_S if self._is_offered else math.inf
 
     async def _watch_leases(self) -> None:
-        """Tell the attempt when its lease ends, whether it has begun or not."""
-        async for end in self._lease_ends:
-            if self._attempt is not None and self._attempt.lease_id == end.lease_id:
-                self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
-                self._attempt.lease_ended(end, self._margin_s)
+        """Tell the attempt how long its lease lasts and when it ends, whether it has begun or not."""
+        async for term in self._lease_terms:
+            if self._attempt is None or self._attempt.lease_id != term.lease_id:
+                self._terms.append(term)
+            elif isinstance(term, LeaseExtended):
+                self._attempt.may_run_until(self._killed_at_s(term.deadline_s))
             else:
-                self._ended.append(end)
+                self._ledger.lease_ended(term.lease_id, term.code, by_order=term.has_ended)
+                self._attempt.lease_ended(term, self._margin_s)
 
     async def _execute(self, claim: Claim, pulse: Pulse) -> None:
         """Run one execution, and hand on what becomes of it."""
@@ -245,14 +248,25 @@ class ServedSlot:
         self._finished.send_nowait(one)
 
     def _is_overdue(self, lease: Lease) -> bool:
-        """Tell whether a lease was asked for too long ago to begin under it: it may have been renewed, or not."""
-        return self._now_s() >= lease.asked_at_s + lease.ttl_ms / 1000 - self._margin_s
+        """Tell whether it is too late to begin under a lease."""
+        return self._now_s() >= self._deadline_s(lease)
+
+    def _deadline_s(self, lease: Lease) -> float:
+        """Return until when a lease may be acted on, as far as is known."""
+        for term in reversed(self._terms):
+            if isinstance(term, LeaseExtended) and term.lease_id == lease.lease_id:
+                return term.deadline_s
+        return lease.asked_at_s + lease.ttl_ms / 1000 - self._margin_s
+
+    def _killed_at_s(self, deadline_s: float) -> float:
+        """Return when a child is killed that we have not ended ourselves after its lease's deadline."""
+        return deadline_s + self._margin_s * SUPERVISORS_SHARE
 
     def _has_ended(self, lease: Lease) -> bool:
         """Tell whether a lease has ended before its attempt begins, and note it if so."""
-        for end in self._ended:
-            if end.lease_id == lease.lease_id:
-                self._ledger.lease_ended(end.lease_id, end.code, by_order=end.has_ended)
+        for term in self._terms:
+            if isinstance(term, LeaseEnd) and term.lease_id == lease.lease_id:
+                self._ledger.lease_ended(term.lease_id, term.code, by_order=term.has_ended)
                 return True
         return False
 
@@ -265,7 +279,8 @@ class ServedSlot:
         began_s = trio.current_time()
         self._ledger.began(claim, child.pid, began_s)
         about["child"] = child.pid
-        self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse)
+        may_run_until_s = self._killed_at_s(self._deadline_s(claim.lease))
+        self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse, may_run_until_s)
         if self._is_offered or (self._may_claim_ahead(claim) and self._offer()):
             self._attempt.look_s = began_s + SHORT_S
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
-from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track, gathered
+from ffsuper.channels import Check, LeaseEnd, LeaseExtended, LeaseNews, LeaseTerm, Release, Track, gathered
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import Lease, LeaseId
 from ffsuper.sansio.lease import LeaseBook
@@ -79,7 +79,7 @@ async def renew(
     for lease, result in zip(due, results, strict=True):
         match result:
             case None:
-                held.book.renewed(lease.lease_id, asked_at_s)
+                held.renewed(lease, asked_at_s)
             case LeaseLostError() | ExecutionNotFoundError():
                 held.give_up(lease, LeaseEnd(lease.lease_id, result.code, has_ended(result)))
             case StoreError():
@@ -98,7 +98,7 @@ class HeldLeases:
         self.book = LeaseBook(margin_s)
         self.nap = trio.CancelScope()
         self._news = news
-        self._ends: dict[LeaseId, trio.MemorySendChannel[LeaseEnd]] = {}
+        self._terms: dict[LeaseId, trio.MemorySendChannel[LeaseTerm]] = {}
 
     async def hear(self, event_s: float) -> None:
         """Take note of news until something is due earlier than at ``event_s``.
@@ -118,29 +118,37 @@ class HeldLeases:
     def _note(self, message: LeaseNews) -> None:
         """Begin or cease to care for a lease."""
         match message:
-            case Track(lease, lease_end):
+            case Track(lease, terms):
                 self.book.track(lease)
-                self._ends[lease.lease_id] = lease_end
+                self._terms[lease.lease_id] = terms
             case Release(lease_id):
                 self._forget(lease_id)
             case Check(execution_id):
                 self.book.hasten(execution_id)
 
+    def renewed(self, lease: Lease, asked_at_s: float) -> None:
+        """Note that a renewal was granted, and tell the executor, unless the lease is held no more."""
+        deadline_s = self.book.renewed(lease.lease_id, asked_at_s)
+        if deadline_s is not None:
+            self._tell(LeaseExtended(lease.lease_id, deadline_s))
+
     def give_up(self, lease: Lease, end: LeaseEnd) -> None:
         """Tell the executor that the lease is over, unless it has released it."""
-        lease_end = self._ends.get(lease.lease_id)
-        if lease_end is None:
+        if lease.lease_id not in self._terms:
             return
         told = {"execution": lease.execution_id, "attempt": lease.attempt_index, "code": end.code}
         LOG.warning("lease lost", extra=told)
-        # Its executor may have ended.
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            lease_end.send_nowait(end)
+        self._tell(end)
         self._forget(lease.lease_id)
+
+    def _tell(self, term: LeaseTerm) -> None:
+        """Tell the executor, unless that has ended."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._terms[term.lease_id].send_nowait(term)
 
     def _forget(self, lease_id: LeaseId) -> None:
         self.book.release(lease_id)
-        self._ends.pop(lease_id, None)
+        self._terms.pop(lease_id, None)
 
 
 def exchange_by_exchange(due: Sequence[Lease]) -> Iterator[Sequence[Lease]]:

@@ -49,6 +49,8 @@ T = TypeVar("T")
 
 # Rotating a secret takes up to 120 s; everything else is quick.
 ANSWER_TIMEOUT_S = 130.0
+# A result has 512 MiB at most, and JSON may take more room for it.
+ANSWER_LIMIT_BYTES = 1 << 30
 # How the protocol tells that a function refused.
 REFUSAL = re.compile(r"(\w+) failed: (\w+)")
 
@@ -119,7 +121,8 @@ class ServerWire:
         self._patience_s = patience_s
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            # What comes packed cannot be bounded by what has come.
+            headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})},
             cookies=no_cookies(),
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(keepalive_expiry=KEEP_UNUSED_S),
@@ -153,19 +156,36 @@ class ServerWire:
         except ValueError as error:  # half a character, or a number that JSON does not have
             raise InvalidRequestError(ask.verb, "invalid_input", (f"it cannot be sent: {error}",)) from None
         try:
-            response = self._http.send(request)
+            status, content = self._exchange(request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise StoreUnavailableError(f"cannot reach the server at {self.url}: {why(error)}") from error
         except httpx.RequestError as error:
             raise lost(ask)(f"no answer from the server at {self.url}: {why(error)}") from error
-        if not response.is_success:
-            raise error_of(ask, response.status_code, response.content, self.url)
+        if len(content) > ANSWER_LIMIT_BYTES:
+            raise StoreUnsuitableError(
+                f"{ask.verb}: the server at {self.url} answers more than {ANSWER_LIMIT_BYTES} bytes"
+            )
+        if not 200 <= status < 300:
+            raise error_of(ask, status, content, self.url)
         try:
-            return ask.read(response.content)
+            return ask.read(content)
         except UNREADABLE:
             raise StoreUnsuitableError(
                 f"{ask.verb}: the server at {self.url} answers what the protocol does not have"
             ) from None
+
+    def _exchange(self, request: httpx.Request) -> tuple[int, bytes]:
+        """Return status and body of the answer; of one that is too long, no more than shows that."""
+        response = self._http.send(request, stream=True)
+        content = bytearray()
+        try:
+            for part in response.iter_raw():
+                content += part
+                if len(content) > ANSWER_LIMIT_BYTES:
+                    break
+        finally:
+            response.close()
+        return response.status_code, bytes(content)
 
 
 def error_of(ask: Ask[Any], status: int, content: bytes, url: str) -> StoreError:

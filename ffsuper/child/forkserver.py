@@ -6,6 +6,7 @@ reaps and reports. One thread, the standard library and the handlers.
     supervisor --spawn n, with socket, stdout, stderr, death pipe--> fork server --fork--> child
     supervisor <--spawned n, pid--                                  fork server
     supervisor <--died pid, status, peak memory--                   fork server <--SIGCHLD--
+    supervisor --until when a child may live (lifespans.py)-->       fork server --SIGKILL--> child
 
 Who dies with whom: the fork server with the supervisor, because its control socket ends and because of its parent
 death signal; a child with the fork server, by its parent death signal; and a child with the supervisor directly,
@@ -14,12 +15,13 @@ interpreter lock. A dead child is left unreaped until its process group has been
 id nor its group can belong to anybody else at that moment. The fork server adopts orphaned descendants (it is their
 subreaper) and reports a child's death when its descendants are dead too. Each child is the subreaper of its own
 descendants, so an orphan that comes to the fork server is always one of a child that has just died, and is killed.
+
+What they may do, and what others may do to them, is in ``hardening.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import fcntl
 import gc
@@ -32,14 +34,14 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from ffsuper.child import registry, runtime
+from ffsuper.child import hardening, registry, runtime
+from ffsuper.child.lifespans import Lifespans
+from ffsuper.clock import boottime_s
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 MESSAGE_BYTES = 4096
 # Killed processes die at once, unless they are stuck in the kernel: then nobody waits for them for ever.
 DESCENDANTS_DEATH_S = 0.5
@@ -49,22 +51,33 @@ DESCRIPTORS = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the children load."""
+    """What the children load.
+
+    Attributes:
+        lifespans: descriptor of the table's memory.
+        limits: of each child, see ``hardening.limit``.
+    """
 
     modules: list[str]
     python_path: list[str]
     preload: bool
+    lifespans: int
+    limits: dict[str, int] = field(default_factory=dict)
 
 
 def main() -> int:
     """Serve until the control socket ends."""
-    die_with_parent(signal.SIGTERM)
+    hardening.conceal()
+    hardening.die_with_parent(signal.SIGTERM)
+    hardening.forbid_new_privileges()
     # Should the import of the handlers crash or hang, this shows where.
     faulthandler.enable(runtime.STDERR)
     faulthandler.register(signal.SIGQUIT, runtime.STDERR, all_threads=True, chain=False)
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    hardening.adopt_descendants()
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings(**json.loads(sys.argv[2]))
+    hardening.limit({hardening.CORE: settings.limits.get(hardening.CORE, 0)})
+    hardening.confine()
     if settings.preload:
         preload(settings)
     gc.collect()
@@ -72,11 +85,6 @@ def main() -> int:
     with control:
         ForkServer(control, settings).serve()
     return 0
-
-
-def die_with_parent(number: signal.Signals) -> None:
-    """Ask the kernel for a signal when the parent dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 def preload(settings: Settings) -> None:
@@ -88,7 +96,7 @@ def preload(settings: Settings) -> None:
     if threading.active_count() > 1:
         # A process with threads cannot be forked safely. Begin again without the user's modules.
         print("handlers start threads when imported: not preloading them", file=sys.stderr, flush=True)  # noqa: T201
-        without = json.dumps({"modules": settings.modules, "python_path": settings.python_path, "preload": False})
+        without = json.dumps(asdict(settings) | {"preload": False})
         again = [sys.executable, "-m", "ffsuper.child.forkserver", sys.argv[1], without, sys.argv[3]]
         os.execv(sys.executable, again)
 
@@ -99,7 +107,11 @@ class ForkServer:
     def __init__(self, control: socket.socket, settings: Settings) -> None:
         self._control = control
         self._settings = settings
-        self._children: set[int] = set()
+        self._lifespans = Lifespans(settings.lifespans)
+        os.close(settings.lifespans)
+        # Process id -> place in the table.
+        self._children: dict[int, int] = {}
+        self._overdue: set[int] = set()
         # SIGCHLD writes a byte here, so that the loop wakes up.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -110,7 +122,7 @@ class ForkServer:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         control = self._control.fileno()
         while True:
-            readable, _, _ = select.select([control, self._wake_read], [], [])
+            readable, _, _ = select.select([control, self._wake_read], [], [], self._end_overdue())
             if self._wake_read in readable:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, MESSAGE_BYTES)
@@ -122,17 +134,33 @@ class ForkServer:
                     return  # the supervisor died before it had read all reports
                 if not request:
                     return
-                self._spawn(json.loads(request)["spawn"], descriptors)
+                wanted = json.loads(request)
+                self._spawn(wanted["spawn"], wanted["place"], descriptors)
 
-    def _spawn(self, number: int, descriptors: list[int]) -> None:
+    def _end_overdue(self) -> float:
+        """Kill the children that the supervisor should have ended by now; return for how long no other will be due."""
+        now_s = boottime_s()
+        for pid in self._lifespans.overdue(self._children, now_s):
+            self._overdue.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        waiting = [place for pid, place in self._children.items() if pid not in self._overdue]
+        return self._lifespans.nap_s(waiting, now_s)
+
+    def _spawn(self, number: int, place: int, descriptors: list[int]) -> None:
         server = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            become_child(server, descriptors, self._settings)
+        try:
+            pid = os.fork()
+        except OSError as error:  # no more processes can be had just now
+            told = {"unborn": number, "error": error.errno or 0}
+        else:
+            if pid == 0:
+                become_child(server, descriptors, self._settings)
+            self._children[pid] = place
+            told = {"spawned": number, "pid": pid}
         for descriptor in descriptors:
             os.close(descriptor)
-        self._children.add(pid)
-        self._tell({"spawned": number, "pid": pid})
+        self._tell(told)
 
     def _report_deaths(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -146,14 +174,16 @@ class ForkServer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        self._children.discard(pid)
+        del self._children[pid]
         self._kill_orphans()
-        self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss})
+        was_overdue = pid in self._overdue
+        self._overdue.discard(pid)
+        self._tell({"died": pid, "status": status, "peak_memory_kib": usage.ru_maxrss, "was_overdue": was_overdue})
 
     def _kill_orphans(self) -> None:
         """Kill and reap what dead children have left, and what that leaves, for as long as this may take at most."""
         give_up_s = time.monotonic() + DESCENDANTS_DEATH_S
-        while orphans := own_children() - self._children:
+        while orphans := own_children() - self._children.keys():
             for orphan in orphans:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(orphan, signal.SIGKILL)
@@ -181,14 +211,18 @@ def become_child(server: int, descriptors: list[int], settings: Settings) -> NoR
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        die_with_parent(signal.SIGKILL)
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        hardening.die_with_parent(signal.SIGKILL)
+        hardening.adopt_descendants()
         if os.getppid() != server:
             os._exit(code)
         messages, stdout, stderr, death = descriptors
         take_outputs(stdout, stderr)
         close_others(keep={messages, death})
         die_at_end_of(death)
+        hardening.limit(settings.limits)
+        if settings.limits.get(hardening.CORE):
+            hardening.reveal()
+        hardening.confine()
         random.seed()
         gc.enable()
         code = runtime.run(socket.socket(fileno=messages), settings.modules, settings.python_path)

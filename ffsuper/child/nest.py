@@ -90,6 +90,7 @@ class Nest:
         self._deaths: Times = ()
         self._changing = trio.Lock()
         self._runs: dict[int, Run] = {}
+        self._lives_s: dict[int, float] = {}
         self._faults: WeakKeyDictionary[Child, Fault] = WeakKeyDictionary()
         self._idle = trio.Event()
         self._tasks = 0
@@ -161,12 +162,24 @@ class Nest:
 
     def close_task(self, number: int) -> None:
         """Let go of a run."""
-        run = self._runs.pop(number)
+        run = self._runs[number]
+        if self._lives_s.pop(number, None) is not None:
+            self._note_lifespan(run.child)
+        del self._runs[number]
         run.inbox.close()
         self._note_running(run.child, {})
         if not self._runs:
             self._idle.set()
             self._idle = trio.Event()
+
+    def may_run_until(self, number: int, until_s: float) -> None:
+        """Have the child of a run killed then, on the lease clock, if we have not ended the run ourselves."""
+        self._lives_s[number] = until_s
+        self._note_lifespan(self._runs[number].child)
+
+    def _note_lifespan(self, child: Child) -> None:
+        ends_s = (ends_s for number, ends_s in self._lives_s.items() if self._runs[number].child is child)
+        child.lifespan.put(min(ends_s, default=math.inf))
 
     def _note_running(self, child: Child, told: Mapping[str, object]) -> None:
         if self.settings.tasks_per_process == 1:

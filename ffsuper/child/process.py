@@ -19,6 +19,7 @@ import psutil
 import trio
 
 from ffsuper.child import codec
+from ffsuper.child.lifespans import Lifespan
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError
 from ffsuper.messages import (
     Death,
@@ -52,10 +53,12 @@ class Child:
     Attributes:
         handlers: what its modules have registered, by execution kind.
         running: what the log says of the one execution that runs in it; empty when none does, or many may.
+        lifespan: until when the fork server lets it live, should nobody else have killed it by then.
     """
 
-    def __init__(self, pid: int, messages: socket.socket, death_pipe: int) -> None:
+    def __init__(self, pid: int, messages: socket.socket, death_pipe: int, lifespan: Lifespan) -> None:
         self.pid = pid
+        self.lifespan = lifespan
         self.handlers: Mapping[str, HandlerSettings] = {}
         self.running: Mapping[str, object] = {}
         self.outputs_left = 0
@@ -107,7 +110,11 @@ class Child:
         return self._dead.is_set()
 
     async def send(self, message: ToChild) -> None:
-        """Send a message; one that cannot arrive any more is dropped, for the death is the news then."""
+        """Send a message; one that cannot arrive any more is dropped, for the death is the news then.
+
+        Raises:
+            LocalProtocolError: it is too large; nothing was sent.
+        """
         data = memoryview(frame.encode(codec.to_frame(message)))
         if self._sending.locked():
             await self._sending.acquire()
@@ -231,14 +238,18 @@ class Child:
             os.close(self._pidfd)
             self._pidfd = None
 
-    async def note_death(self, exit_code: int | None, by_signal: int | None, peak_memory_bytes: int) -> None:
+    async def note_death(
+        self, exit_code: int | None, by_signal: int | None, peak_memory_bytes: int, was_overdue: bool
+    ) -> None:
         """Take the report of the fork server, once the child's last output is read."""
         if self._death is not None:
             return
         with trio.move_on_after(OUTPUT_S):
             await self._outputs_read.wait()
         printed = self._output
-        self._death = Death(self.pid, exit_code, by_signal, peak_memory_bytes, tuple(printed.lines), printed.dump)
+        self._death = Death(
+            self.pid, exit_code, by_signal, peak_memory_bytes, tuple(printed.lines), printed.dump, was_overdue
+        )
         self._dead.set()
         # Descendants may hold the other end: say the end ourselves. What is in the buffer is still received.
         with contextlib.suppress(OSError):

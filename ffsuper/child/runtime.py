@@ -6,6 +6,8 @@ import contextlib
 import faulthandler
 import importlib
 import logging
+import os
+import pwd
 import signal
 import socket
 import sys
@@ -60,6 +62,10 @@ def settings_of(one: registry.Handler) -> HandlerSettings:
 def load_handlers(modules: Sequence[str], python_path: Sequence[str]) -> Unfit | None:
     """Import the user's modules; return what is wrong with them, if anything is."""
     for folder in reversed(python_path):
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return Unfit(
+                f"[worker] python_path: {folder} cannot be read by {own_name()}, whom the handlers run as", ""
+            )
         if folder not in sys.path:
             sys.path.insert(0, folder)
     for module in modules:
@@ -76,6 +82,14 @@ def load_handlers(modules: Sequence[str], python_path: Sequence[str]) -> Unfit |
     if len(libraries) > 1:
         return Unfit("async handlers of one worker must all run on trio, or all on asyncio", "")
     return None
+
+
+def own_name() -> str:
+    """Return the name of the user that we run as; the number of one that has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def import_traceback(error: BaseException) -> str:

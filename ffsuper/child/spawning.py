@@ -12,20 +12,26 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
+from ffsuper.child import hardening
+from ffsuper.child.accounts import PLACE, Account, account_of
+from ffsuper.child.lifespans import Lifespan, Lifespans, open_memory
 from ffsuper.child.orphans import FORK_SERVER, owner_mark
 from ffsuper.child.process import LEAVE_S, Child, OnOutput
-from ffsuper.errors import ChildError, ForkServerGoneError
+from ffsuper.errors import ChildError, ConfigError, ForkServerGoneError
 from ffsuper.sansio import crash
 
 CONTROL_BYTES = 4096
 # For a process that hangs to write its stacks.
 STACKS_S = 0.3
 SERVER_LEAVE_S = 2.0
+# The way to a pipe leads through a process that has it, and so only those get there who may look into that.
+OPEN_TO_WRITE = 0o622
+# What else a child is given stands in the configuration. PYTHON*: it is to find the same modules as we do.
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 INHERITED_PREFIXES = ("LC_", "PYTHON")
 
@@ -40,6 +46,8 @@ class ForkServerSettings:
         preload: import them once in the fork server.
         boot_timeout_s: a child that is not ready by then is killed.
         environment: variables besides PATH, HOME, LANG, LC_*, TZ, TMPDIR and PYTHON*.
+        user: whom they run as; empty for the supervisor's own user.
+        limits: by the keys of ``hardening.LIMITS``.
         owner: the worker instance, by which its children are found when the supervisor has been killed.
     """
 
@@ -48,6 +56,8 @@ class ForkServerSettings:
     preload: bool = True
     boot_timeout_s: float = 30.0
     environment: Mapping[str, str] | None = None
+    user: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
     owner: str = ""
 
     @property
@@ -64,18 +74,29 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
         on_output: called with the child, ``stdout`` or ``stderr``, and a line, for all that children print.
 
     Raises:
+        ConfigError: the children cannot have their user or their limits here.
         ChildError: it does not start.
     """
+    check_limits(settings.limits)
+    account = account_of(settings.user) if settings.user else None
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
-            process = start_fork_server(settings, theirs)
+            memory = open_memory()
+            with contextlib.closing(os.fdopen(memory, "rb")):
+                lifespans = Lifespans(memory)
+                process = start_fork_server(settings, account, theirs, memory)
             unless_started.pop_all()
+    except PermissionError as error:
+        if account is None:
+            raise ChildError(f"the fork server does not start: {error}") from None
+        told = f'"{account.name}" may not run {error.filename}: it needs Python and all modules of the handlers'
+        raise ConfigError([f"{PLACE}: {told}"]) from None
     except OSError as error:
         raise ChildError(f"the fork server does not start: {error}") from None
     with ours:
-        server = ForkServer(ours, process, settings.boot_timeout_s, on_output)
+        server = ForkServer(ours, process, lifespans, account, settings.boot_timeout_s, on_output)
         try:
             async with trio.open_nursery() as nursery:
                 server.nursery = nursery
@@ -91,20 +112,45 @@ async def open_fork_server(settings: ForkServerSettings, on_output: OnOutput) ->
             server.forget_children()
 
 
-def start_fork_server(settings: ForkServerSettings, control: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the fork server's process; in the main thread, for its death signal is tied to the thread."""
+def check_limits(limits: Mapping[str, int]) -> None:
+    """Refuse limits above our own, which nobody could set.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    told = "is more than the worker itself may have, which is"
+    if problems := [f"[children] {key}: {limits[key]} {told} {most}" for key, most in hardening.too_high(limits)]:
+        raise ConfigError(problems)
+
+
+def start_fork_server(
+    settings: ForkServerSettings, account: Account | None, control: socket.socket, lifespans: int
+) -> subprocess.Popen[bytes]:
+    """Start the fork server's process; in the main thread, for its death signal is tied to the thread.
+
+    Args:
+        account: whom it runs as, from its first instruction on; None for our own user.
+        lifespans: descriptor of the table's memory.
+    """
+    if account is not None:
+        hardening.drop_ambient_capabilities()
     loads = {
         "modules": list(settings.handlers),
         "python_path": [str(folder) for folder in settings.python_path],
         "preload": settings.preload,
+        "lifespans": lifespans,
+        "limits": dict(settings.limits),
     }
     with control:
         return subprocess.Popen(
             [*FORK_SERVER, str(control.fileno()), json.dumps(loads), settings.mark],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if has_descriptor(sys.stderr) else subprocess.DEVNULL,
-            pass_fds=[control.fileno()],
-            env=child_environment(settings.environment or {}),
+            pass_fds=[control.fileno(), lifespans],
+            env=child_environment(account, settings.environment or {}),
+            user=None if account is None else account.uid,
+            group=None if account is None else account.gid,
+            extra_groups=None if account is None else account.groups,
             start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor alone
         )
 
@@ -118,12 +164,13 @@ def has_descriptor(stream: object) -> bool:
     return True
 
 
-def child_environment(added: Mapping[str, str]) -> dict[str, str]:
+def child_environment(account: Account | None, added: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of all children: what programs need, what was configured, and nothing secret."""
+    home = {} if account is None else {"HOME": account.home}
     inherited = {
         name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
-    return inherited | dict(added)
+    return inherited | home | dict(added)
 
 
 async def end_of(process: subprocess.Popen[bytes]) -> str:
@@ -151,15 +198,26 @@ class ForkServer:
     nursery: trio.Nursery
 
     def __init__(
-        self, control: socket.socket, process: subprocess.Popen[bytes], boot_timeout_s: float, on_output: OnOutput
+        self,
+        control: socket.socket,
+        process: subprocess.Popen[bytes],
+        lifespans: Lifespans,
+        account: Account | None,
+        boot_timeout_s: float,
+        on_output: OnOutput,
     ) -> None:
         control.setblocking(False)
         self._control = control
         self._process = process
+        self._lifespans = lifespans
+        self._account = account
         self._boot_timeout_s = boot_timeout_s
         self._on_output = on_output
         self._spawned = 0
-        self._births: dict[int, trio.MemorySendChannel[int]] = {}
+        self._births: dict[int, trio.MemorySendChannel[int | OSError]] = {}
+        # Of the unborn by number, then by process id.
+        self._lifespans_to_be: dict[int, Lifespan] = {}
+        self._lifespans_of: dict[int, Lifespan] = {}
         self._children: dict[int, Child] = {}
         self._ended = False
         self._how = "has ended"
@@ -203,21 +261,27 @@ class ForkServer:
             messages, messages_theirs = map(ours.enter_context, socket.socketpair())
             theirs.enter_context(messages_theirs)
             stdout, stderr, death = (pipe_for_child(ours, theirs, ours_reads=reads) for reads in (True, True, False))
+            if self._account is not None:  # so that another user may open /dev/stdout, which leads here
+                os.fchmod(stdout.theirs, OPEN_TO_WRITE)
+                os.fchmod(stderr.theirs, OPEN_TO_WRITE)
             self._spawned += 1
             number = self._spawned
             # One message: the birth is told without waiting.
-            birth_send, birth = trio.open_memory_channel[int](1)
+            birth_send, birth = trio.open_memory_channel[int | OSError](1)
             self._births[number] = birth_send
+            lifespan = self._lifespans_to_be[number] = self._lifespans.open()
             passed = [messages_theirs.fileno(), stdout.theirs, stderr.theirs, death.theirs]
-            await self._ask({"spawn": number}, passed)
+            await self._ask({"spawn": number, "place": lifespan.place}, passed)
             theirs.close()
             try:
-                pid = await birth.receive()
+                born = await birth.receive()
             except trio.EndOfChannel:
                 raise self._gone() from None
-            child = Child(pid, messages, death.ours)
+            if isinstance(born, OSError):
+                raise born
+            child = Child(born, messages, death.ours, lifespan)
             ours.pop_all()
-        self._children[pid] = child
+        self._children[child.pid] = child
         child.outputs_left = 2
         for name, pipe in (("stdout", stdout), ("stderr", stderr)):
             self.attend(child.read_output, name, pipe.ours, self._on_output)
@@ -290,12 +354,19 @@ class ForkServer:
         for birth in self._births.values():
             birth.close()
         for child in list(self._children.values()):
-            await child.note_death(exit_code=None, by_signal=signal.SIGKILL, peak_memory_bytes=0)
+            await child.note_death(exit_code=None, by_signal=signal.SIGKILL, peak_memory_bytes=0, was_overdue=False)
 
     def _note(self, report: Mapping[str, int]) -> None:
+        if "unborn" in report:
+            self._lifespans_to_be.pop(report["unborn"]).close()
+            birth = self._births.pop(report["unborn"])
+            birth.send_nowait(OSError(report["error"], os.strerror(report["error"])))
+            return
         if "spawned" in report:
+            self._lifespans_of[report["pid"]] = self._lifespans_to_be.pop(report["spawned"])
             self._births.pop(report["spawned"]).send_nowait(report["pid"])
             return
+        self._lifespans_of.pop(report["died"]).close()
         child = self._children.pop(report["died"], None)
         if child is not None:
             code = os.waitstatus_to_exitcode(report["status"])
@@ -304,6 +375,7 @@ class ForkServer:
                 code if code >= 0 else None,
                 -code if code < 0 else None,
                 report["peak_memory_kib"] * 1024,
+                bool(report["was_overdue"]),
             )
 
 

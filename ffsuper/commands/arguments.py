@@ -26,7 +26,7 @@ GROUPS = {
 STORE_ONLY = ("watching.", "top.", "checking.")
 SERVER_HELP = (
     "or a server, as in http://127.0.0.1:9090",
-    "the server's token (default: $FFSUPER_SERVER_TOKEN)",
+    "the server's token (default: the file $FFSUPER_SERVER_TOKEN_FILE)",
     "certificates to trust, for https (default: the system's)",
 )
 SHORTEST_INTERVAL_S = 0.1

@@ -24,6 +24,7 @@ from ffsuper.errors import ConfigError
 from ffsuper.store import embedded, libraries
 from ffsuper.store.cluster import open_wire
 from ffsuper.store.libraries import Held, Standing
+from ffsuper.store.store import prepare
 
 MEANINGS = {Standing.OURS: Meaning.GOOD, Standing.MISSING: Meaning.BAD}
 WHAT_THEN = {
@@ -91,13 +92,14 @@ def settings_of(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, dict[st
 
 
 def library(options: argparse.Namespace) -> bool:
-    """Print which libraries the store holds, after loading ours if asked."""
+    """Print which libraries the store holds, after loading ours if asked, and making the rest of it ready."""
     settings = store_settings(options)
     if options.load and settings.library == "never":
         raise ConfigError(['[store] library = "never" forbids loading libraries: set it to "auto"'])
     with embedded.reachable(settings, owner=False) as store, closing(open_wire(store, "ffsuper-library")) as wire:
         if options.load:
             libraries.put_ours(wire, settings.library)
+            prepare(store, embedded.new_counts(settings), thoroughly=True)
         found = Counter(libraries.look(wire))
     if options.json:
         print(json.dumps([told(one, servers) for one, servers in found.items()], indent=2))

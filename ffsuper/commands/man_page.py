@@ -22,9 +22,9 @@ third one makes it hand back at once what it runs.
 """
 ENVIRONMENT = {
     "FFSUPER_STORE_URL": "The store, where no option names one; redis://localhost:6379/0 without it.",
-    "FFSUPER_STORE_USERNAME, FFSUPER_STORE_PASSWORD, FFSUPER_STORE_PASSWORD_FILE": "As whom to talk to the store, "
-    "also to that of --store.",
-    "FFSUPER_SERVER_TOKEN": "The token for --server, where --server-token-file is not given.",
+    "FFSUPER_STORE_USERNAME, FFSUPER_STORE_PASSWORD_FILE": "As whom to talk to the store, also to that of --store, "
+    "and the file with the password.",
+    "FFSUPER_SERVER_TOKEN_FILE": "The file with the token for --server, where --server-token-file is not given.",
     "FFSUPER_SECTION_KEY": "Overrides KEY of [SECTION] in the configuration, as FFSUPER_LEASE_TTL_MS does.",
     "CREDENTIALS_DIRECTORY": "Where store_password, claim_token and server_token are; set by systemd.",
     "NO_COLOR, FORCE_COLOR": "Forbids colour; asks for it where stdout is no terminal.",

@@ -18,12 +18,7 @@ PATIENCE_S = 10.0
 def open_client(options: argparse.Namespace) -> Client | AdminClient:
     """Return a client of the store or the server that the options name."""
     if options.server is not None:
-        file = options.server_token_file
-        return AdminClient(
-            options.server,
-            token=os.environ.get("FFSUPER_SERVER_TOKEN", "") if file is None else read_token(file),
-            ca_file=options.server_ca_file,
-        )
+        return AdminClient(options.server, token=server_token(options), ca_file=options.server_ca_file)
     return open_store(options)
 
 
@@ -39,6 +34,18 @@ def open_store(options: argparse.Namespace, patience_s: float = PATIENCE_S) -> C
 def store_settings(options: argparse.Namespace) -> StoreConfig:
     """Return where the store is that the options name."""
     return config_loader.load_store(options.config, os.environ, options.store)
+
+
+def server_token(options: argparse.Namespace) -> str:
+    """Return the token for the server that the options name; empty where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or is in the environment.
+    """
+    if config_loader.variable("server", "token") in os.environ:
+        raise ConfigError([config_loader.in_environment("server", "token")])
+    named = options.server_token_file or os.environ.get(config_loader.variable("server", "token_file"))
+    return read_token(Path(named)) if named else ""
 
 
 def read_token(file: Path) -> str:

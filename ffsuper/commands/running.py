@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from ffsuper import config_loader, engine_supervisor, logs, supervisor
+from ffsuper.child import hardening
 from ffsuper.commands import dev
 from ffsuper.commands.exits import Exit
 from ffsuper.config import Config
@@ -21,6 +22,7 @@ from ffsuper.systemd import Notifier
 
 def worker(options: argparse.Namespace) -> Exit:
     """Run the worker."""
+    hardening.conceal()
     settings = config_loader.load(options.config, os.environ).config
     logs.set_up(settings.log)
     with embedded.reachable(settings.store) as store:
@@ -37,6 +39,7 @@ def worker(options: argparse.Namespace) -> Exit:
 
 def try_out(options: argparse.Namespace) -> Exit:
     """Run a worker that is restarted when its handlers change."""
+    hardening.conceal()
     data_dir = None
     if options.config is None:
         data_dir = options.data_dir.absolute()
@@ -58,6 +61,7 @@ def try_out(options: argparse.Namespace) -> Exit:
 
 def engine(options: argparse.Namespace) -> Exit:
     """Run an engine."""
+    hardening.conceal()
     settings = config_loader.load(options.config, os.environ, needs_handlers=False).config
     logs.set_up(settings.log)
     with embedded.reachable(settings.store) as store:
@@ -68,6 +72,7 @@ def engine(options: argparse.Namespace) -> Exit:
 
 def server(options: argparse.Namespace) -> Exit:
     """Run the HTTP server."""
+    hardening.conceal()
     try:
         from ffsuper import server_supervisor
     except ImportError as error:

@@ -93,15 +93,17 @@ class LeaseBook:
             self._held[lease.lease_id].renew_at_s = None
         return due
 
-    def renewed(self, lease_id: LeaseId, asked_at_s: float) -> None:
-        """Note that a renewal asked for at ``asked_at_s`` was granted."""
+    def renewed(self, lease_id: LeaseId, asked_at_s: float) -> float | None:
+        """Note that a renewal asked for at ``asked_at_s`` was granted; return the new deadline if the lease is held."""
         held = self._held.get(lease_id)
-        if held is not None:
-            renew_at_s, deadline_s = self._times(held.lease, asked_at_s)
-            self._deadlines.remove(held.deadline_s, lease_id)
-            self._deadlines.add(deadline_s, held.lease)
-            held.deadline_s = deadline_s
-            self._schedule(held, -math.inf if held.is_hastened else renew_at_s)
+        if held is None:
+            return None
+        renew_at_s, deadline_s = self._times(held.lease, asked_at_s)
+        self._deadlines.remove(held.deadline_s, lease_id)
+        self._deadlines.add(deadline_s, held.lease)
+        held.deadline_s = deadline_s
+        self._schedule(held, -math.inf if held.is_hastened else renew_at_s)
+        return deadline_s
 
     def postpone(self, lease_id: LeaseId, until_s: float) -> None:
         """Note that a renewal got no answer: try again at ``until_s``. The deadline stays."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from ffsuper.messages import ExecutionId, LaneId
 
 PREFIX = "{fp:"
+LAST = 65535
+# As functions build it into keys: another spelling of the number would name an execution that they pass by.
+NUMBER = re.compile("0|[1-9][0-9]{0,4}")
 # What ``uuid`` takes beside these, as white space and digits of other scripts, is none of the protocol's.
 UUID_SIGNS = re.compile("(urn:uuid:)?[{]?[0-9A-Fa-f-]+[}]?")
 FNV_OFFSET = 0xCBF29CE484222325
@@ -48,9 +51,8 @@ def parse(text: str) -> ExecutionId:
     if not text.startswith(PREFIX) or "}:" not in text:
         raise ValueError(f"{text!r} is not an execution id: it must look like {{fp:7}}:<uuid>")
     number, _, rest = text[len(PREFIX) :].partition("}:")
-    digits = number.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()) or int(digits) > 65535:
-        raise ValueError(f"{text!r} is not an execution id: partition {number!r} is not a number from 0 to 65535")
+    if not NUMBER.fullmatch(number) or int(number) > LAST:
+        raise ValueError(f"{text!r} is not an execution id: partition {number!r} is not a number from 0 to {LAST}")
     try:
         if not UUID_SIGNS.fullmatch(rest):
             raise ValueError

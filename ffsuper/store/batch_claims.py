@@ -25,12 +25,13 @@ from ffsuper.store.claim_calls import (
 )
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import PartitionKeys, is_execution_id
-from ffsuper.store.replies import Call, Part, Status, status_of
+from ffsuper.store.replies import UNREADABLE, Call, Part, Status, as_bytes, status_of
 
 LOG = logging.getLogger(__name__)
 
-FUNCTION = "ffsuper_claim"
+FUNCTION = "ffsuper_claim_first"
 REFUSED, STOPPED = 0, -1  # begin the answer for an execution that was not claimed
+MOST_TOLD = 100  # characters of what should be an id
 LEASE_FIELDS = 6  # of an answer for one that was claimed; kind and context follow
 
 
@@ -62,7 +63,19 @@ class Passed:
     why: StoreError
 
 
-Answer = Picked | Passed
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An answer that cannot be read: it may be of a claim, under any of the leases that no other answer names.
+
+    Attributes:
+        told: which execution it is about, as far as that can be read.
+    """
+
+    told: str
+    why: StoreScriptError
+
+
+Answer = Picked | Passed | Unread
 
 
 def claim_first(
@@ -95,7 +108,19 @@ def read_answers(reply: Any) -> list[Answer]:
     """
     if not isinstance(reply, list) or reply[:1] != [1]:
         status_of(FUNCTION, reply)
-    return [read_answer(one) for one in reply[2:]]
+    return [read_any_answer(one) for one in reply[2:]]
+
+
+def read_any_answer(reply: Any) -> Answer:
+    """Read what has become of one execution; what spoils one answer spoils no other."""
+    try:
+        return read_answer(reply)
+    except UNREADABLE as error:
+        told = reply[1] if isinstance(reply, list) and len(reply) > 1 else b""
+        return Unread(
+            as_bytes(told).decode(errors="replace")[:MOST_TOLD],
+            StoreScriptError(f"{FUNCTION}: the answer cannot be read: {error!s:.200}"),
+        )
 
 
 def read_answer(reply: Any) -> Answer:
@@ -126,7 +151,8 @@ async def settle_picks(
 ) -> dict[LeaseId, Claim | StoreError]:
     """Return what has become of each of the leases that were offered for a place.
 
-    What has stopped the claim of an execution goes in the place of a claim that there was none for.
+    What has stopped the claim of an execution goes in the place of a claim that there was none for. While an answer
+    cannot be read, each lease that is left may be that of a claim, and is looked up as after a lost answer.
     """
     if isinstance(answers, StoreError):
         is_unknown = isinstance(answers, OutcomeUnknownError)
@@ -134,6 +160,7 @@ async def settle_picks(
     left = {lease.lease_id: lease for lease in leases}
     found = dict[LeaseId, Claim | StoreError]()
     stopped = deque[StoreError]()
+    unread: StoreScriptError | None = None
     for answer in answers:
         match answer:
             case Picked(execution_id) if answer.lease_id not in left or not is_execution_id(execution_id):
@@ -144,8 +171,15 @@ async def settle_picks(
                 LOG.debug("not claimed", extra={"execution": execution_id, "code": refusal.code})
             case Passed(_, error):
                 stopped.append(error)
-    for lease_id in left:
+            case Unread(told, unread):
+                LOG.error("answer to a claim cannot be read", extra={"execution": told, "error": unread})
+    for lease_id, lease in left.items():
+        if unread is not None:
+            found[lease_id] = ClaimDoubtError(pick, lease, unread)
+            continue
         found[lease_id] = stopped.popleft() if stopped else RefusedError(FUNCTION, "nothing_left")
+    for error in stopped:
+        LOG.error("claim failed", extra={"lane": pick.lane, "partition": pick.partition, "error": error})
     return found
 
 

@@ -8,7 +8,6 @@ tells who took it.
 from __future__ import annotations
 
 import itertools
-import math
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from ffsuper.errors import LibraryMissingError, RefusedError, StoreError, StoreScriptError
 from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, ExecutionId, Lease, LeaseId, Pick
-from ffsuper.store.batch_claims import claim_first, settle_picks
+from ffsuper.store.batch_claims import FUNCTION, claim_first, settle_picks
 from ffsuper.store.claim_calls import ClaimDoubtError, Identity, Wanted, claimed, context_reads, read_holder
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
@@ -24,14 +23,11 @@ from ffsuper.store.replies import Call
 from ffsuper.store.scans import members
 from ffsuper.store.signals import read_resume_signals
 from ffsuper.store.single_claims import SingleClaims
+from ffsuper.store.spared import Spared
 
 __all__ = ["ClaimDoubtError", "Claims", "Identity"]
 
 NO_EXECUTION = ExecutionId("")  # of a lease while it is not known which execution the store picks
-# A library that is lost is loaded again at once. Where functions are still missing after this time, it is another one
-# that may not be replaced; unless they were there in between, as they were if so much time has passed.
-LOADED_WITHIN_S = 1.0
-ANOTHER_LOSS_S = 60.0
 
 
 class Claims:
@@ -48,24 +44,17 @@ class Claims:
         self._connection = connection
         self._identity = identity
         self._now_s = now_s
-        self._may_load = may_load
-        self._has_functions = True
-        self._missing_since_s = -math.inf
+        self._picking = Spared(FUNCTION, now_s, may_load=may_load)
         self._single = SingleClaims(connection, identity)
 
     @property
     def picks(self) -> bool:
-        """False once the store has turned out to lack our functions, and to stay without them."""
-        return self._has_functions
+        """False while the store lacks our functions."""
+        return self._picking.is_worth_calling
 
     def note_missing(self) -> None:
         """Note that a function of ours was missing: a look at what waits has been told so."""
-        now_s = self._now_s()
-        missing_s = now_s - self._missing_since_s
-        if missing_s > ANOTHER_LOSS_S:
-            self._missing_since_s, missing_s = now_s, 0.0
-        if not self._may_load or missing_s >= LOADED_WITHIN_S:
-            self._has_functions = False
+        self._picking.note_missing()
 
     async def claim(
         self, chosen: Sequence[Candidate | Pick], kinds: Collection[str] = ()
@@ -117,7 +106,9 @@ class Claims:
         for pick, leases in picks.items():
             answer = next(answers)
             if isinstance(answer, LibraryMissingError):
-                self.note_missing()
+                self._picking.note_missing()
+            elif not isinstance(answer, StoreError):
+                self._picking.note_present()
             found |= await settle_picks(self._connection, pick, leases, answer)
         for one, own in zip(wanted, single, strict=True):
             found[one.lease.lease_id] = await self._single.settle(one, list(itertools.islice(answers, len(own))))

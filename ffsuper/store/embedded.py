@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 # Partitions spread work over a cluster; here there is one server, and every look at all of them costs.
 COUNTS = PartitionCounts(flow=8, budget=4, quota=4)
+# Variables that the server has no use for; some name secrets.
+OURS = ("FFSUPER_", "CREDENTIALS_DIRECTORY")
 START_S = 20.0
 STOP_S = 15.0
 
@@ -52,7 +54,7 @@ def reachable(settings: StoreConfig, *, owner: bool = True) -> Iterator[StoreCon
         yield settings
         return
     folder = settings.data_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     with (folder / "lock").open("a") as lock:
         url = wait_for_lock_or_owner(lock, folder)
         if url is not None:
@@ -62,6 +64,12 @@ def reachable(settings: StoreConfig, *, owner: bool = True) -> Iterator[StoreCon
             raise StoreUnavailableError(f"no worker is running on the embedded store in {folder}: start one first")
         with private_server(folder, lock) as own_url:
             yield replace(settings, url=own_url)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make the data folder, for our user alone; one that is there stays as it is, for it may hold more than ours."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def wait_for_lock_or_owner(lock: IO[str], folder: Path) -> str | None:
@@ -93,6 +101,7 @@ def private_server(folder: Path, lock: IO[str]) -> Iterator[str]:
     server = subprocess.Popen(
         [sys.executable, "-m", "ffsuper.store.embedded_server", str(folder), str(lock.fileno())],
         pass_fds=[lock.fileno()],
+        env={name: value for name, value in os.environ.items() if not name.startswith(OURS)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

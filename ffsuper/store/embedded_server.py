@@ -8,6 +8,7 @@ server itself.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -51,7 +52,10 @@ def server_program() -> str | None:
 
 
 def serve_program(program: str, data_dir: Path, lock_fd: int) -> int:
-    """Run a real server with an append-only file in ``data_dir``, on a unix socket."""
+    """Run a real server with an append-only file in ``data_dir``, on a unix socket; both are for our user alone."""
+    os.umask(0o077)
+    with contextlib.suppress(FileNotFoundError):
+        (data_dir / "appendonlydir").chmod(0o700)  # an earlier release left it open to others
     path = socket_path(data_dir)
     server = subprocess.Popen(
         [

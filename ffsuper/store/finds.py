@@ -67,8 +67,7 @@ class Finds:
                 waiting = await self._scans.waiting(places, self._kinds)
             except LibraryMissingError:
                 self._claims.note_missing()
-                if self._claims.picks:
-                    return []  # it is being loaded
+                places = places[:FEW]
             else:
                 share = max(SHARE, PAGE // max(1, sum(one.first is not None for one in waiting)))
                 return [picked(one, share, offered) for one in waiting]

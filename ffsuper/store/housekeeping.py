@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffsuper.errors import StoreError
+from ffsuper.store import keys
 from ffsuper.store.looks import Index, Looks
+from ffsuper.store.presence import done
 from ffsuper.store.replies import Call, Status, fcall
 from ffsuper.store.sweeps import Page, page_call
 
@@ -53,6 +55,47 @@ class Housekeeping(Looks):
         """Look at pages of sets; a StoreError in the place of each that failed as a whole."""
         return await self._connection.try_all(calls)
 
+    async def dead_workers(self) -> set[str]:
+        """Return the workers of ours that are listed, and say no more that they live or how they stand."""
+        listed = await self._connection.run(members(keys.OWN_WORKERS))
+        signs = await self._connection.run_all([sign_of_life(key) for one in listed for key in signs_of_life(one)])
+        alive, told = signs[::2], signs[1::2]
+        return {one for one, *signs in zip(listed, alive, told, strict=True) if not any(signs)}
+
+    async def forget_worker(self, instance_id: str) -> bool:
+        """Take back what a dead worker has advertised, unless it lives after all.
+
+        One that begins at this very moment advertises again when its alive key is renewed a few times.
+        """
+        signs = await self._connection.run_all([sign_of_life(key) for key in signs_of_life(instance_id)])
+        if any(signs):
+            return False
+        # While it is listed as ours, what it has advertised counts for nothing.
+        capabilities = keys.worker_capabilities(instance_id)
+        await self._connection.run_all([done("DEL", capabilities), done("SREM", keys.WORKERS, instance_id)])
+        await self._connection.run(done("SREM", keys.OWN_WORKERS, instance_id))
+        return True
+
+
+def signs_of_life(instance_id: str) -> tuple[str, str]:
+    """Return the keys that last no longer than a worker; one that is stuck has only the second."""
+    return keys.worker_alive(instance_id), keys.worker_status(instance_id)
+
+
+def sign_of_life(key: str) -> Call[bool]:
+    """Tell whether such a key exists."""
+    return Call(("EXISTS", key), bool)
+
+
+def members(key: str) -> Call[list[str]]:
+    """Read a set of names, sorted; what is no text is none."""
+    return Call(("SMEMBERS", key), lambda reply: sorted(one.decode() for one in reply if is_text(one)))
+
+
+def is_text(name: bytes) -> bool:
+    """Tell whether a name is one that a worker can have written."""
+    return name.decode(errors="replace").encode() == name
+
 
 def trim_page(index: Index, since: float, offset: int, age_ms: int) -> Call[Page]:
     """Delete what is on a page."""
@@ -74,9 +117,13 @@ def reconcile_quotas(index: Index, cursor: str) -> Call[Scanned]:
     return scan_call("ffsuper_reconcile_quotas", (index.key,), cursor)
 
 
-def scan_call(function: str, keys: tuple[str, ...], cursor: str) -> Call[Scanned]:
-    """Return the call of a function that looks at a page of a set."""
-    return fcall(function, keys, (cursor, SCAN_COUNT), scanned)
+def scan_call(function: str, names: tuple[str, ...], cursor: str) -> Call[Scanned]:
+    """Return the call of a function that looks at a page of a set.
+
+    Args:
+        names: of the keys.
+    """
+    return fcall(function, names, (cursor, SCAN_COUNT), scanned)
 
 
 def scanned(status: Status) -> Scanned:

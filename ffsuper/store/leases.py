@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
+
+import trio
 
 from ffsuper.errors import LibraryMissingError, StoreError, StoreScriptError
 from ffsuper.messages import Lease
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.replies import Call, ElsewhereError, Part, fcall, status_of
+from ffsuper.store.replies import UNREADABLE, Call, ElsewhereError, Part, fcall, status_of
+from ffsuper.store.spared import Spared
 
 FUNCTION = "ffsuper_renew"
 HISTORY_GRACE_MS = 5_000  # the protocol's: how long lease:current outlives the lease
@@ -30,8 +34,7 @@ class Leases:
 
     def __init__(self, connection: Connection, *, may_load: bool = True) -> None:
         self._connection = connection
-        self._may_load = may_load
-        self._has_function = True
+        self._renewing = Spared(FUNCTION, trio.current_time, may_load=may_load)
 
     async def renew(self, leases: Sequence[Lease]) -> Answers:
         """Extend leases, each by its own length from now.
@@ -40,7 +43,7 @@ class Leases:
             list in the order of ``leases``: None when extended; LeaseLostError or ExecutionNotFoundError when it is
             gone for good; another StoreError when the store could not be asked.
         """
-        if not self._has_function:
+        if not self._renewing.is_worth_calling:
             return await self._connection.try_all([renew(lease) for lease in leases])
         groups = list(together(leases))
         calls = [renew_all([leases[position] for position in group]) for group in groups]
@@ -49,7 +52,9 @@ class Leases:
         apart: list[int] = []
         for group, answers in zip(groups, found, strict=True):
             if isinstance(answers, LibraryMissingError):
-                self._has_function = self._may_load
+                self._renewing.note_missing()
+            elif not isinstance(answers, StoreError):
+                self._renewing.note_present()
             if isinstance(answers, LibraryMissingError | ElsewhereError):
                 apart += group
             else:
@@ -79,30 +84,36 @@ def renew_all(group: Sequence[Lease]) -> Call[Answers]:
     args: list[Part] = [group[0].ttl_ms, HISTORY_GRACE_MS]
     for lease in group:
         args += [lease.execution_id, lease.attempt_index, lease.attempt_id, lease.lease_id, lease.epoch]
-    return Call(("FCALL", FUNCTION, len(keys), *keys, *args), read_answers)
+    return Call(("FCALL", FUNCTION, len(keys), *keys, *args), partial(read_answers, len(group)))
 
 
-def read_answers(reply: Any) -> Answers:
-    """Read the reply.
+def read_answers(count: int, reply: Any) -> Answers:
+    """Read the reply for so many leases.
 
     Raises:
         StoreError: the whole call was refused.
+        StoreScriptError: it does not answer for each of them.
     """
     if not isinstance(reply, list) or reply[:1] != [1]:
         status_of(FUNCTION, reply)
-    return [read_answer(one) for one in reply[3:]]
+    answers = [read_answer(one) for one in reply[3:]]
+    if len(answers) != count:
+        raise StoreScriptError(f"{FUNCTION}: {len(answers)} answers for {count} leases")
+    return answers
 
 
 def read_answer(reply: Any) -> StoreError | None:
     """Read what has become of one lease."""
     if reply == RENEWED:
         return None
-    if reply[:1] == [STOPPED]:
-        return StoreScriptError(reply[1].decode(errors="replace"))
     try:
+        if reply[:1] == [STOPPED]:
+            return StoreScriptError(reply[1].decode(errors="replace"))
         status_of(FUNCTION, reply)
     except StoreError as refusal:
         return refusal
+    except UNREADABLE:
+        pass  # as what is no refusal
     return StoreScriptError(f"{FUNCTION}: unexpected answer {reply!r:.200}")
 
 

@@ -4,6 +4,10 @@ The server takes a library as one text. Shared parts come first, in the order of
 own files, whose locals are their own. In library ``ffsuper`` the protocol's functions stand in between: its sweeps
 carry them out, whoever's ``flowfabric`` is loaded. The second line says that the text is ours, and which: a library
 without it is foreign.
+
+Programs of several releases share a store, and one library at a time. In library ``ffsuper`` the name of a function
+stands for its arguments and replies for ever. So the server itself refuses a call that it would misunderstand, also
+when the library has been replaced a moment ago.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ffsuper.errors import StoreScriptError, StoreUnsuitableError
+from ffsuper.errors import LibraryMissingError, StoreAccessError, StoreScriptError, StoreUnsuitableError
 from ffsuper.store.replies import Call, Part, as_bytes
 from ffsuper.store.wire import Wire
 
@@ -25,6 +29,11 @@ FLOWFABRIC = "flowfabric"
 FFSUPER = "ffsuper"
 NAMES = (FLOWFABRIC, FFSUPER)
 PROTOCOL_VERSION = b"5"
+# Functions of library ``ffsuper`` that callers can do without: they use the protocol's own, or leave it at that.
+SPARED = frozenset(
+    {"ffsuper_claim_first", "ffsuper_hand_back", "ffsuper_install_secret", "ffsuper_renew"}
+    | {"ffsuper_report_crash", "ffsuper_waiting"}
+)
 Mode = Literal["auto", "replace", "never"]
 
 
@@ -77,6 +86,15 @@ class Standing(Enum):
         return cls.OLDER if mark.release <= own.release else cls.NEWER
 
 
+# What is to be done about a library that will not do.
+REMEDIES = {
+    Standing.NEWER: "upgrade this worker, or go back to its libraries with ffsuper library --load",
+    Standing.OLDER: 'set [store] library = "auto", or load the libraries of this release with ffsuper library --load',
+}
+LOADED_BY_OTHERS = "run ffsuper library --load as a user who may load libraries"
+NO_REMEDY = 'upgrade one of the two, or set [store] library = "replace"'
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a server holds under the name of a library.
@@ -126,13 +144,19 @@ def assemble(name: str) -> str:
     return f"#!lua name={name}\n{own_mark(name).line}\n{source(name)}"
 
 
+@cache
+def needed() -> frozenset[str]:
+    """Return the functions of library ``ffsuper`` that its callers cannot do without."""
+    return frozenset(re.findall(r"^register\('(ffsuper_\w+)'", source(FFSUPER), re.MULTILINE)) - SPARED
+
+
 def prepare(wire: Wire, mode: Mode) -> None:
     """Make sure that the store holds both libraries, loading what is missing or an older one of ours.
 
     A foreign ``flowfabric`` library of the right protocol version is left alone.
 
     Raises:
-        StoreUnsuitableError: the server has no functions, or a library that we may not replace.
+        StoreUnsuitableError: the server has no functions, or a library that does not do and that we may not replace.
         StoreError: the store cannot be asked.
     """
     for server in wire.servers():
@@ -144,17 +168,48 @@ def prepare_server(wire: Wire, mode: Mode) -> None:
     for name in NAMES:
         match Standing.of(loaded_code(wire, name), own_mark(name)):
             case Standing.MISSING:
-                load(wire, name, mode)
+                add(wire, name, mode)
             case Standing.OLDER if mode != "never":
-                load(wire, name, mode)
+                load(wire, name)
             case Standing.FOREIGN if mode == "replace":
-                load(wire, name, mode)
+                load(wire, name)
+    require(wire)
+
+
+def require(wire: Wire) -> None:
+    """Make sure that the libraries will do that one server holds.
+
+    Raises:
+        StoreUnsuitableError: they will not.
+    """
+    for name in NAMES:
+        if told := shortcoming(wire, name):
+            standing = Standing.of(loaded_code(wire, name), own_mark(name))
+            raise StoreUnsuitableError(f"{told}: {REMEDIES.get(standing, NO_REMEDY)}")
+
+
+def shortcoming(wire: Wire, name: str) -> str:
+    """Say why a library that one server holds will not do; nothing when it will."""
+    return other_version(wire) if name == FLOWFABRIC else lacking(wire)
+
+
+def other_version(wire: Wire) -> str:
+    """Say that library ``flowfabric`` speaks another version of the protocol; nothing when it does not."""
     spoken = version_spoken(wire)
-    if spoken != PROTOCOL_VERSION:
-        raise StoreUnsuitableError(
-            f"the store holds library flowfabric version {spoken.decode(errors='replace')}, and this worker speaks "
-            f'version {PROTOCOL_VERSION.decode()}: upgrade one of the two, or set [store] library = "replace"'
-        )
+    if spoken == PROTOCOL_VERSION:
+        return ""
+    told = spoken.decode(errors="replace") or "(not told)"
+    own = PROTOCOL_VERSION.decode()
+    return f"the store holds library {FLOWFABRIC} version {told}, and this worker speaks version {own}"
+
+
+def lacking(wire: Wire) -> str:
+    """Say what library ``ffsuper`` lacks; nothing when it has all that is needed."""
+    lacks = sorted(needed() - functions(wire, FFSUPER))
+    if not lacks:
+        return ""
+    more = f" and {len(lacks) - 1} more" if lacks[1:] else ""
+    return f"the store holds a library {FFSUPER} without {lacks[0]}{more}, which this worker calls"
 
 
 def put_ours(wire: Wire, mode: Mode) -> None:
@@ -163,10 +218,11 @@ def put_ours(wire: Wire, mode: Mode) -> None:
     Raises:
         StoreError: see ``prepare``.
     """
-    for server in wire.servers():
-        for name in NAMES:
-            if Standing.of(loaded_code(server, name), own_mark(name)) is Standing.NEWER:
-                load(server, name, mode)
+    if mode != "never":
+        for server in wire.servers():
+            for name in NAMES:
+                if Standing.of(loaded_code(server, name), own_mark(name)) is Standing.NEWER:
+                    load(server, name)
     prepare(wire, mode)
 
 
@@ -199,22 +255,82 @@ def held(wire: Wire, name: str) -> Held:
 
 
 def restore(wire: Wire, mode: Mode) -> None:
-    """Load libraries again that the store has lost. Does nothing where loading is forbidden."""
-    if mode != "never":
-        prepare(wire, mode)
+    """Load libraries again that the store has lost; what it holds stays. Does nothing where loading is forbidden.
 
-
-def load(wire: Wire, name: str, mode: Mode) -> None:
-    """Load one library, in place of an earlier one of that name.
+    Another program has replaced a library whose functions are missing: it is newer, or an operator's way back.
 
     Raises:
-        StoreUnsuitableError: loading is forbidden by the configuration.
+        StoreError: see ``add``.
+    """
+    if mode != "never":
+        for server in wire.servers():
+            for name in NAMES:
+                if not functions(server, name):
+                    add(server, name, mode)
+
+
+def require_everywhere(wire: Wire, mode: Mode) -> None:
+    """Make sure that all servers hold libraries that will do, loading what they have lost.
+
+    Raises:
+        StoreUnsuitableError: one of them does not. What is missing may yet come.
+        StoreError: they cannot be asked.
+    """
+    for server in wire.servers():
+        for name in NAMES:
+            if not shortcoming(server, name):
+                continue
+            if functions(server, name):
+                require(server)
+            elif mode != "never":
+                add(server, name, mode)
+
+
+def add(wire: Wire, name: str, mode: Mode) -> None:
+    """Load a library that is missing; one that somebody else has loaded meanwhile stays.
+
+    Raises:
+        StoreUnsuitableError: loading is forbidden by the configuration, or the server does not take it.
     """
     if mode == "never":
         raise StoreUnsuitableError(
-            f'the store lacks library {name}, and [store] library = "never" forbids loading it: set it to "auto"'
+            f'the store lacks library {name}, and [store] library = "never" forbids loading it: {LOADED_BY_OTHERS}, '
+            'or set it to "auto"'
         )
-    reply_to(wire, "FUNCTION", "LOAD", "REPLACE", assemble(name))
+    try:
+        reply_to(wire, "FUNCTION", "LOAD", assemble(name))
+    except StoreAccessError as error:
+        raise StoreAccessError(f"the store lacks library {name}. {error}: {LOADED_BY_OTHERS}") from None
+    except StoreScriptError as error:
+        if loaded_code(wire, name) is None:
+            raise StoreUnsuitableError(f"the store does not take library {name} ({error})") from None
+
+
+def load(wire: Wire, name: str) -> None:
+    """Load one library, in place of another of that name.
+
+    Raises:
+        StoreUnsuitableError: the server does not take it.
+    """
+    try:
+        reply_to(wire, "FUNCTION", "LOAD", "REPLACE", assemble(name))
+    except StoreAccessError as error:
+        raise StoreAccessError(f"the store holds another library {name}. {error}: {LOADED_BY_OTHERS}") from None
+    except StoreScriptError as error:
+        raise StoreUnsuitableError(f"the store does not take library {name} ({error})") from None
+
+
+def functions(wire: Wire, name: str) -> frozenset[str]:
+    """Return the names of the functions of a library that the store holds."""
+    return wire.run(Call(("FUNCTION", "LIST", "LIBRARYNAME", name), functions_of))
+
+
+def functions_of(found: Any) -> frozenset[str]:
+    """Read the list of libraries of one name."""
+    if not found:
+        return frozenset()
+    members = dict(zip(found[0][::2], found[0][1::2], strict=True))
+    return frozenset(as_bytes(one[one.index(b"name") + 1]).decode(errors="replace") for one in members[b"functions"])
 
 
 def loaded_code(wire: Wire, name: str) -> str | None:
@@ -240,8 +356,11 @@ def code_of(found: Any) -> str | None:
 
 
 def version_spoken(wire: Wire) -> bytes:
-    """Return which version of the protocol library ``flowfabric`` says that it speaks."""
-    return wire.run(Call(("FCALL", "ff_version", 0), as_bytes))
+    """Return which version of the protocol library ``flowfabric`` says that it speaks; empty when it says none."""
+    try:
+        return wire.run(Call(("FCALL", "ff_version", 0), as_bytes))
+    except (LibraryMissingError, StoreScriptError):
+        return b""
 
 
 def reply_to(wire: Wire, *command: Part) -> Any:

@@ -15,6 +15,7 @@ import redis
 import trio
 from redis.connection import DefaultParser
 
+from ffsuper.store.reader import BoundedReader
 from ffsuper.store.wire import Command, opened, sendable
 
 READ_BYTES = 1 << 16
@@ -38,9 +39,8 @@ class Link:
         self._hang_up.register(self._socket, select.POLLRDHUP)
         # What TLS has deciphered, and the socket does not show any more.
         self._has_more: Callable[[], object] = getattr(self._socket, "pending", bool)
-        self._reader = hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=error_reply, notEnoughData=INCOMPLETE
-        )
+        reader = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=error_reply, notEnoughData=INCOMPLETE)
+        self._reader = BoundedReader(reader)
 
     @classmethod
     async def open(cls, maker: redis.ConnectionPool) -> Link:

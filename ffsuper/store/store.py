@@ -106,6 +106,20 @@ def announces_eligible(settings: StoreConfig) -> bool:
         wire.close()
 
 
+def require_libraries(settings: StoreConfig) -> None:
+    """Make sure that the store's libraries will still do. Blocks.
+
+    Raises:
+        StoreUnsuitableError: others have put some there that do not.
+        StoreError: it cannot be asked.
+    """
+    wire = open_wire(settings, "ffsuper-setup")
+    try:
+        libraries.require_everywhere(wire, settings.library)
+    finally:
+        wire.close()
+
+
 def prepare(
     settings: StoreConfig, new_counts: PartitionCounts | None = None, *, thoroughly: bool = False
 ) -> PartitionCounts:

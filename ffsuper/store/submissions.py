@@ -15,6 +15,7 @@ from ffsuper.store.replies import Call, Part, Status, fcall, text_fields, whole
 
 # The tags of W3C trace context are called as its headers are; beside this one there may be ``tracestate``.
 TRACEPARENT = "traceparent"
+PAYLOAD_LIMIT_BYTES = 512 << 20  # Redis': of one argument
 MOST_ATTEMPTS = 10_000  # more have only damaged records, and would not fit into one pipeline
 DEDUP_TTL_MS = 86_400_000  # the protocol's: how long an idempotency key is remembered
 
@@ -84,7 +85,15 @@ def create(submission: Submission) -> Call[Created]:
 
 
 def create_args(submission: Submission) -> tuple[Part, ...]:
-    """Return the arguments of a creation."""
+    """Return the arguments of a creation.
+
+    Raises:
+        InvalidRequestError: the store would take the payload for nonsense, and hang up.
+    """
+    size = len(submission.payload)
+    if size > PAYLOAD_LIMIT_BYTES:
+        told = f"a payload of {size} bytes, over the limit of {PAYLOAD_LIMIT_BYTES}"
+        raise InvalidRequestError("submit", "invalid_input", (told,))
     return (
         *(submission.execution_id, submission.namespace, submission.lane, submission.execution_kind),
         *(submission.priority, submission.creator, json.dumps(dict(submission.policy)), submission.payload),

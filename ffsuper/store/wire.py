@@ -17,7 +17,9 @@ from redis.retry import Retry
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, OutcomeUnknownError, StoreAccessError, StoreError, StoreUnavailableError
+from ffsuper.store.reader import BoundedParser
 from ffsuper.store.replies import ACCESS_REFUSED, Call, Part, error_of
+from ffsuper.store.tls import certificate_problem
 
 T = TypeVar("T")
 Command = tuple[Part, ...]
@@ -45,6 +47,7 @@ def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
             "ssl_keyfile": settings.tls_key_file,
         }
         tls = {option: str(path) for option, path in files.items() if path is not None}
+        tls |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     try:
         return redis.ConnectionPool.from_url(
             settings.url,
@@ -56,6 +59,7 @@ def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
             socket_connect_timeout=settings.timeout_s,
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
+            parser_class=BoundedParser,
             **tls,
         )
     except ValueError as error:
@@ -67,7 +71,7 @@ def opened(maker: redis.ConnectionPool) -> Any:
 
     Raises:
         StoreUnavailableError: the server cannot be reached.
-        StoreAccessError: it does not let us in.
+        StoreAccessError: it does not let us in, or we do not trust it.
         StoreError: it cannot be used for another reason.
     """
     connection: Any = maker.make_connection()
@@ -76,6 +80,8 @@ def opened(maker: redis.ConnectionPool) -> Any:
     except ACCESS_REFUSED as error:
         raise StoreAccessError(f"the store refuses access: {error}") from None
     except BROKEN as error:
+        if told := certificate_problem(connection, error):
+            raise StoreAccessError(f"no TLS with the store: {told}") from None
         raise StoreUnavailableError(f"cannot reach the store: {error}") from None
     except redis.RedisError as error:
         raise error_of(error) from None
@@ -205,7 +211,7 @@ class ServerWire(Wire):
             except (*ACCESS_REFUSED, redis.exceptions.BusyLoadingError) as error:
                 # redis-py drops the connection on these, though they are answers like any other.
                 return self._cut_short([*replies, error_of(error)], count, error)
-            except BROKEN as error:
+            except (*BROKEN, redis.InvalidResponse) as error:
                 return self._cut_short(replies, count, error)
             except redis.RedisError as error:
                 replies.append(error_of(error))

@@ -98,7 +98,7 @@ end
 
 -- Claims an execution with the next two of the ids. They are used up unless it is refused: an error may have left them in a
 -- record.
--- Returns what has become of it, as ffsuper_claim tells it.
+-- Returns what has become of it, as ffsuper_claim_first tells it.
 local function claim_one(call, execution_id, prefix, record)
   call.has_lease = false
   local done, reply = pcall(claim_plainly, call, execution_id, prefix, record)
@@ -118,8 +118,8 @@ local function claim_one(call, execution_id, prefix, record)
   return reply
 end
 
--- Looks at a member of the index. Returns what has become of it, as ffsuper_claim tells it, or nil when it was passed over:
--- an execution of another kind, or nobody's.
+-- Looks at a member of the index. Returns what has become of it, as ffsuper_claim_first tells it, or nil when it was passed
+-- over: an execution of another kind, or nobody's.
 local function visit_member(call, execution_id)
   local prefix = call.prefix .. execution_id .. ':'
   local record = redis.pcall('HMGET', prefix .. 'core', unpack(CLAIM_FIELDS))
@@ -154,9 +154,9 @@ local function walk_eligible(call, offset)
   return reply
 end
 
--- ffsuper_claim: claim the executions that come first in one lane and partition for one worker, and tell what their handlers
--- need. New, retried and replayed attempts begin, as do those that were handed back before they did; interrupted ones go on.
--- What needs capabilities that the worker lacks is blocked.
+-- ffsuper_claim_first: claim the executions that come first in one lane and partition for one worker, and tell what their
+-- handlers need. New, retried and replayed attempts begin, as do those that were handed back before they did; interrupted
+-- ones go on. What needs capabilities that the worker lacks is blocked.
 -- KEYS  1 eligible            zset    the lane's
 --       2 blocked_route       zset    the lane's
 --       3 lease_expiry        zset    execution id -> lease expiry
@@ -180,7 +180,7 @@ end
 --          behind the kind when one of them cannot be read; or 0, execution_id, and the refusal of the grant or the claim;
 --          or -1, execution_id, and the error that has stopped it
 -- Refuses  invalid_input
-register('ffsuper_claim', function(keys, args)
+register('ffsuper_claim_first', function(keys, args)
   require_keys(keys, 7)
   local ttl_ms, offset = integer_argument(args[5], 'lease_ttl_ms'), integer_argument(args[7], 'offset')
   integer_argument(args[6], 'grant_ttl_ms')

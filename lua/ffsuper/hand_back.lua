@@ -1,7 +1,7 @@
 -- Leases that are given up before a handler was called: a worker has claimed ahead, and cannot start the execution soon.
 
 -- Whether no handler was called for an attempt before the lease that is given up now. One that goes on has begun: what it
--- waited for has come. ffsuper_claim removes resumed_at where it tells that an attempt begins.
+-- waited for has come. ffsuper_claim_first removes resumed_at where it tells that an attempt begins.
 local function is_unbegun(attempt)
   local record = redis.call('HMGET', attempt, 'attempt_type', 'resumed_at')
   return is_set(record[1]) and not is_set(record[2])
@@ -9,7 +9,7 @@ end
 
 -- ffsuper_hand_back: give up a lease whose handler was never called, so that the same attempt can be claimed at once.
 -- KEYS  1 core             hash    the execution record
---       2 attempt          hash    the current one; gets the field not_begun, unless it goes on, for ffsuper_claim
+--       2 attempt          hash    the current one; gets the field not_begun, unless it goes on, for ffsuper_claim_first
 --       3 lease_current    hash
 --       4 lease_history    stream
 --       5 lease_expiry     zset    execution id -> lease expiry

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from ffsuper.actors import claimer
-from ffsuper.channels import Candidates, Demand, LeaseEnd, LeaseNews, Slot, Track
+from ffsuper.channels import Candidates, Demand, LeaseNews, LeaseTerm, Slot, Track
 from ffsuper.messages import Claim, ExecutionId
 from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
@@ -33,7 +33,7 @@ class Ends:
 
     async def _keep_offering(self, found: trio.MemorySendChannel[Claim], task_status: trio.TaskStatus[None]) -> None:
         assignments_send, assignments = trio.open_memory_channel[Claim | None](1)
-        ends_send, _ = trio.open_memory_channel[LeaseEnd](math.inf)
+        ends_send, _ = trio.open_memory_channel[LeaseTerm](math.inf)
         has_begun = False
         async with found:
             while True:
@@ -155,6 +155,33 @@ async def test_stale_candidates_are_dropped(autojump_clock: trio.testing.MockClo
         assignments = await ends.offer()
         await ends.find(store, urgent)
         assert (await assignments.receive()).lease.execution_id == urgent
+
+
+async def test_what_lost_its_holder_comes_first_however_long_it_has_waited_for_a_slot(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = FakeStore()
+    first, second, expired, outdated = (store.add(number) for number in range(4))
+    async with claiming(store) as ends, trio.open_nursery() as finders:
+        for one in (expired, outdated):
+            store.records[one].state = "expired"
+        finders.start_soon(ends.find, store, first, second)
+        finders.start_soon(ends.find, store, expired)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(claimer.RECLAIM_FRESH_S - 0.1)
+        assert (await (await ends.offer()).receive()).lease.execution_id == expired
+        # Of the others, which were read at the same time, none is claimed.
+        assignments = await ends.offer()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            assignments.receive_nowait()
+        await ends.find(store, second)
+        await assignments.receive()
+        finders.start_soon(ends.find, store, outdated)
+        await trio.sleep(claimer.RECLAIM_FRESH_S + 0.1)
+        assignments = await ends.offer()
+        await ends.find(store, first)
+        assert (await assignments.receive()).lease.execution_id == first
 
 
 async def test_a_refused_claim_leaves_the_slot_for_the_next_candidate(autojump_clock: trio.testing.MockClock) -> None:

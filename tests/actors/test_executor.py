@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from ffsuper.actors import deliverer, executor
-from ffsuper.channels import Finished, LeaseEnd, LeaseNews, Release, Slot
+from ffsuper.channels import Finished, LeaseEnd, LeaseExtended, LeaseNews, LeaseTerm, Release, Slot
 from ffsuper.child.process import Child
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
@@ -75,12 +75,12 @@ class Rig:
 
     async def assign(
         self, kind: str = "job", payload: bytes = b""
-    ) -> tuple[Record, trio.MemorySendChannel[LeaseEnd]]:
+    ) -> tuple[Record, trio.MemorySendChannel[LeaseTerm]]:
         """Claim an execution and hand it to the slot that is offered."""
         slot = await self.slots.receive()
         claim = await self.claim(kind, payload)
         slot.assignments.send_nowait(claim)
-        return self.store.records[claim.lease.execution_id], slot.lease_ends
+        return self.store.records[claim.lease.execution_id], slot.lease_terms
 
     async def claim(self, kind: str = "job", payload: bytes = b"") -> Claim:
         """Claim an execution."""
@@ -532,7 +532,7 @@ async def test_frames_hold_nobody_up_whose_lease_is_over(autojump_clock: trio.te
         rig.store.away = True
         slot.assignments.send_nowait(claim)
         await trio.sleep(50)
-        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "local_deadline", has_ended=False))
+        slot.lease_terms.send_nowait(LeaseEnd(claim.lease.lease_id, "local_deadline", has_ended=False))
         await rig.finished()
         assert trio.current_time() == pytest.approx(50, abs=0.1)
 
@@ -670,7 +670,7 @@ async def test_the_deadline_ends_an_attempt_for_good(autojump_clock: trio.testin
 async def test_a_lease_that_ended_before_the_attempt_begins_ends_it(autojump_clock: trio.testing.MockClock) -> None:
     async with executing(hang) as rig:
         slot, claim = await rig.slots.receive(), await rig.claim()
-        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
+        slot.lease_terms.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
         await trio.testing.wait_all_tasks_blocked()
         slot.assignments.send_nowait(claim)
         await rig.finished()
@@ -867,8 +867,66 @@ async def test_a_lease_that_ends_while_a_child_is_made_is_not_begun_under(
         claim = await rig.claim()
         slot.assignments.send_nowait(claim)
         await trio.sleep(1)
-        slot.lease_ends.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
+        slot.lease_terms.send_nowait(LeaseEnd(claim.lease.lease_id, "stale_lease", has_ended=False))
         await rig.finished()
         assert trio.current_time() == 5
         assert attempt_tasks(rig.fork_server.children[-1]) == []
         assert (rig.ledger.lost, "deliver" in rig.store.calls) == ({"stale_lease": 1}, False)
+
+
+async def test_a_child_lives_no_longer_than_its_lease_should_the_supervisor_stand_still(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        slot.assignments.send_nowait(claim)
+        await trio.sleep(10)
+        slot.lease_terms.send_nowait(LeaseExtended(claim.lease.lease_id, 1500.0))
+        await trio.testing.wait_all_tasks_blocked()
+        (child,) = rig.fork_server.children
+        first_s, extended_s = child.lives_until_s
+        # Most of the margin is the supervisor's own; the rest is for the death.
+        assert first_s == pytest.approx(1000.0 - MARGIN_S / 4)
+        assert extended_s == pytest.approx(1500.0 + MARGIN_S * 3 / 4)
+        child.say(Completed(b""))
+        await rig.finished()
+        assert child.lives_until_s[2:] == [math.inf]
+
+
+async def test_what_is_known_of_a_lease_before_its_attempt_begins_counts_when_it_does(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        slot.lease_terms.send_nowait(LeaseExtended(claim.lease.lease_id, 1400.0))
+        slot.lease_terms.send_nowait(LeaseExtended(claim.lease.lease_id, 1500.0))
+        await trio.sleep(1200)
+        slot.assignments.send_nowait(claim)
+        await trio.sleep(1)
+        (child,) = rig.fork_server.children
+        assert child.lives_until_s == [pytest.approx(1500.0 + MARGIN_S * 3 / 4)]
+
+
+async def test_an_attempt_that_was_cancelled_has_all_its_grace(autojump_clock: trio.testing.MockClock) -> None:
+    async with executing(hang) as rig:
+        record, lease_terms = await rig.assign()
+        await trio.sleep(1)
+        lease_terms.send_nowait(ended(record, "execution_not_active", has_ended=True))
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.fork_server.children[0].lives_until_s[1:] == [math.inf]
+
+
+async def test_an_attempt_whose_lease_ran_out_while_the_supervisor_stood_still_is_lost_and_charges_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang) as rig:
+        record, _ = await rig.assign()
+        await trio.sleep(1)
+        rig.fork_server.children[0].die(by_signal=9, was_overdue=True)
+        await rig.finished()
+        assert (record.state, record.failure) == ("active", None)
+        assert not [call for call in rig.store.calls if "crash" in call or "fail" in call]
+        # The next one runs in another child.
+        await rig.assign()
+        await trio.sleep(1)
+        assert len(rig.fork_server.children) == 2

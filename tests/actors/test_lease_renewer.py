@@ -10,15 +10,37 @@ import trio.testing
 
 from ffsuper.actors import lease_renewer
 from ffsuper.actors.lease_renewer import RENEWALS_PER_EXCHANGE
-from ffsuper.channels import Check, LeaseEnd, LeaseNews, Release, Track
+from ffsuper.channels import Check, LeaseEnd, LeaseExtended, LeaseNews, LeaseTerm, Release, Track
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError, StoreUnavailableError
 from ffsuper.messages import AttemptId, Claim, ExecutionId, LaneId, Lease, LeaseId
 from ffsuper.sansio.pulse import Pulses
 from ffsuper.store.leases import Leases
 from tests.fakes import HOUR_S, FakeStore, candidate, pulses
 
-Ends = trio.MemoryReceiveChannel[LeaseEnd]
 Answer = Callable[[Lease], StoreError | None]
+
+
+class Ends:
+    """What the renewer tells of the ends of leases.
+
+    Attributes:
+        extended: what it has told of longer ones before those ends that were received.
+    """
+
+    def __init__(self, terms: trio.MemoryReceiveChannel[LeaseTerm]) -> None:
+        self.extended: list[LeaseExtended] = []
+        self.close = terms.close
+        self._terms = terms
+
+    async def receive(self) -> LeaseEnd:
+        while isinstance(term := await self._terms.receive(), LeaseExtended):
+            self.extended.append(term)
+        return term
+
+    def receive_nowait(self) -> LeaseEnd:
+        while isinstance(term := self._terms.receive_nowait(), LeaseExtended):
+            self.extended.append(term)
+        return term
 
 
 class News:
@@ -26,11 +48,12 @@ class News:
 
     def __init__(self, news: trio.MemorySendChannel[LeaseNews]) -> None:
         self.send = news.send_nowait
-        self._ends_send, self.ends = trio.open_memory_channel[LeaseEnd](math.inf)
+        self._terms_send, terms = trio.open_memory_channel[LeaseTerm](math.inf)
+        self.ends = Ends(terms)
 
     def track(self, *leases: Lease) -> None:
         for lease in leases:
-            self.send(Track(lease, self._ends_send))
+            self.send(Track(lease, self._terms_send))
 
 
 @asynccontextmanager
@@ -205,7 +228,7 @@ async def test_a_sleep_of_the_machine_is_noticed_though_trios_clock_stood_still(
 async def test_a_lease_whose_executor_is_gone_is_forgotten_quietly(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     held, other = await claimed(store, 1), await claimed(store, 2)
-    ends_send, ends = trio.open_memory_channel[LeaseEnd](math.inf)
+    ends_send, ends = trio.open_memory_channel[LeaseTerm](math.inf)
     async with renewing(store.leases) as news:
         news.track(held)
         news.send(Track(other, ends_send))
@@ -244,7 +267,7 @@ async def test_it_can_be_cancelled_while_it_waits_and_while_it_renews(autojump_c
         with trio.move_on_after(after_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lease_renewer.run, leases, news_receive, 2.0, trio.current_time, pulses())
-                ends_send, _ends = trio.open_memory_channel[LeaseEnd](math.inf)
+                ends_send, _ends = trio.open_memory_channel[LeaseTerm](math.inf)
                 news_send.send_nowait(Track(lease(1, asked_at_s=began_s), ends_send))
         assert trio.current_time() == began_s + after_s
         with pytest.raises(trio.BrokenResourceError):
@@ -410,3 +433,19 @@ async def test_a_call_that_never_returns_makes_it_look_stuck_and_waiting_does_no
 )
 def test_only_an_execution_that_has_ended_counts_as_ended(refusal: RefusedError, ended: bool) -> None:
     assert lease_renewer.has_ended(refusal) == ended
+
+
+async def test_an_executor_is_told_how_long_its_lease_lasts_after_each_renewal(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    leases = SlowLeases(1.0)
+    async with renewing(leases) as news:
+        news.track(lease(1))
+        await trio.sleep(21)
+        with pytest.raises(trio.WouldBlock):
+            news.ends.receive_nowait()
+        # Asked for at 10 s, not when the answer came; of 30 s the last two are the margin.
+        assert [(one.lease_id, one.deadline_s) for one in news.ends.extended] == [
+            ("lease-1", 38.0),
+            ("lease-1", 48.0),
+        ]

@@ -12,6 +12,7 @@ import pytest
 
 from ffsuper.admin.client import AdminClient
 from ffsuper.admin.wire import NoSuchRouteError, ServerWire
+from tests.admin.transports import Answering
 
 Answerer = Callable[[httpx.Request], httpx.Response]
 Opener = Callable[[Answerer], AdminClient]
@@ -25,7 +26,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opener:
     """Provide what opens a client whose server answers so."""
 
     def open_client(answer: Answerer) -> AdminClient:
-        transport = httpx.MockTransport(answer)
+        transport = Answering(answer)
         with monkeypatch.context() as patched:
             patched.setattr("ffsuper.admin.client.ServerWire", partial(ServerWire, transport=transport))
             return AdminClient("http://server:9090")

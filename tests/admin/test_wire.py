@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import sys
 import threading
@@ -30,6 +31,7 @@ from ffsuper.errors import (
     StoreUnavailableError,
     StoreUnsuitableError,
 )
+from tests.admin.transports import Answering
 
 URL = "http://server:9090"
 READ: Ask[Any] = Ask(verb="show", path="/v1/executions/x", read=of_json(lambda told: told), subject="x")
@@ -57,7 +59,7 @@ class Answers:
 
 
 def wire(answers: Callable[[httpx.Request], httpx.Response], patience_s: float = 0.0, token: str = "") -> ServerWire:
-    return ServerWire(URL, token, patience_s, transport=httpx.MockTransport(answers))
+    return ServerWire(URL, token, patience_s, transport=Answering(answers))
 
 
 def error(status: int, text: str, **more: Any) -> httpx.Response:
@@ -234,3 +236,45 @@ def test_only_a_server_whose_authority_is_trusted_hears_the_token(tmp_path: Path
         with AdminClient(url, token="hush", ca_file=tmp_path / "ca.pem") as client:
             assert client.state(execution) == "waiting"
     assert heard == ["Bearer hush"]
+
+
+# --- answers that are too long --------------------------------------------------------------------------------------
+
+
+class Endless(httpx.SyncByteStream):
+    """A body without end."""
+
+    def __init__(self) -> None:
+        self.parts = 0
+        self.is_closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.parts += 1
+            yield b"[" * 1_000
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_of_an_answer_no_more_is_read_than_the_limit(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffsuper.admin.wire.ANSWER_LIMIT_BYTES", 10_000)
+    body = Endless()
+    with pytest.raises(StoreUnsuitableError, match=r"show: the server at .* answers more than 10000 bytes"):
+        wire(lambda _: httpx.Response(status, stream=body)).call(READ)
+    assert (body.parts, body.is_closed) == (11, True)
+
+
+def test_an_answer_of_just_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffsuper.admin.wire.ANSWER_LIMIT_BYTES", 10)
+    assert wire(lambda _: httpx.Response(200, content=b"[1,2,3,45]")).call(READ) == [1, 2, 3, 45]
+
+
+def test_a_packed_answer_is_not_asked_for_and_not_unpacked() -> None:
+    packed = httpx.ByteStream(gzip.compress(b"7"))
+    answers = Answers(httpx.Response(200, stream=packed, headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(StoreUnsuitableError, match="answers what the protocol does not have"):
+        wire(answers).call(READ)
+    (request,) = answers.requests
+    assert request.headers["Accept-Encoding"] == "identity"

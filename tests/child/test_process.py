@@ -17,6 +17,7 @@ import pytest
 
 from ffsuper.child.orphans import is_running, kill_orphans
 from ffsuper.child.spawning import ForkServerSettings
+from ffsuper.clock import boottime_s
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError, first_cause
 from ffsuper.messages import Completed, InterruptReason, Progress
 from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
@@ -367,3 +368,33 @@ async def test_the_children_of_this_very_process_are_no_orphans() -> None:
     async with one_child(settings=replace(SETTINGS, owner="worker-1")) as child:
         assert kill_orphans("worker-1", os.getpid(), 5.0)
         assert await ask(child, "print", 1) == Completed(b"")
+
+
+async def test_a_child_is_killed_when_its_time_is_up_though_nobody_asks_for_it_and_another_is_not() -> None:
+    async with serving() as server:
+        due, extended = await server.spawn(), await server.spawn()
+        await due.send(start("sleep", 600))
+        soon_s = boottime_s() + 0.2
+        extended.lifespan.put(soon_s)
+        due.lifespan.put(soon_s)
+        extended.lifespan.put(soon_s + 600)
+        death = await due.wait_dead()
+        assert (death.signal, death.was_overdue) == (signal.SIGKILL, True)
+        assert boottime_s() >= soon_s
+        assert await ask(extended, "echo", b"alive") == Completed(b"alive")
+        for child in (due, extended):
+            await child.aclose()
+
+
+async def test_a_child_that_we_have_killed_was_not_overdue_and_its_place_is_used_again() -> None:
+    async with serving() as server:
+        first = await server.spawn()
+        first.lifespan.put(boottime_s() + 600)
+        first.kill()
+        assert not (await first.wait_dead()).was_overdue
+        await first.aclose()
+        second = await server.spawn()
+        assert second.lifespan.place == first.lifespan.place
+        first.lifespan.put(0.0)
+        assert await ask(second, "echo", b"alive") == Completed(b"alive")
+        await second.aclose()

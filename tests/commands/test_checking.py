@@ -123,7 +123,8 @@ def test_every_setting_is_printed_with_its_origin(tmp_path: Path, capsys: pytest
 
 
 def test_settings_are_told_as_json_with_values_as_they_are(tmp_path: Path) -> None:
-    environ = {"FFSUPER_STORE_PASSWORD": "very-secret", "FFSUPER_LEASE_TTL_MS": "9000"}
+    (tmp_path / "password").write_text("very-secret")
+    environ = {"FFSUPER_STORE_PASSWORD_FILE": "password", "FFSUPER_LEASE_TTL_MS": "9000"}
     told = checking.settings_of(describe(loaded(tmp_path, WORKER_TOML, environ)))
     assert "very-secret" not in json.dumps(told)
     assert told["worker"]["lanes"] == {"value": ["a", "b"], "origin": "worker.toml"}

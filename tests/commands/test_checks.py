@@ -19,7 +19,7 @@ from ffsuper.commands.checks import files, ports, stores, timing, units
 from ffsuper.commands.checks.finding import Finding, problem, warning
 from ffsuper.commands.checks.report import Report
 from ffsuper.commands.checks.units import END_S, Unit, UnitError
-from ffsuper.config import Config, StatusConfig, StoreConfig
+from ffsuper.config import Config, ServerConfig, StatusConfig, StoreConfig
 from ffsuper.config_loader import load
 from ffsuper.errors import FfsuperError, StoreError, StoreUnavailableError, StoreUnsuitableError
 from ffsuper.messages import AttemptId, ExecutionId, LaneId, Lease, LeaseId
@@ -291,6 +291,22 @@ def test_a_port_that_another_program_has_is_a_problem_with_its_name(tmp_path: Pa
     assert f"process {os.getpid()} (" in found.text
 
 
+@pytest.mark.parametrize(
+    ("listen", "token", "told"),
+    [
+        (ServerConfig().listen, "", []),
+        ("[::1]:9090", "", []),
+        ("0.0.0.0:9090", "hush", ["without TLS"]),
+        ("192.168.0.1:9090", "", ["without a token", "without TLS"]),
+    ],
+)
+def test_a_server_that_other_machines_reach_is_warned_of(listen: str, token: str, told: list[str]) -> None:
+    found = list(ports.exposed(ServerConfig(listen=listen, token=token)))
+    assert [one.error for one in found] == [None] * len(told)
+    for one, text in zip(found, told, strict=True):
+        assert one.text.startswith(f"[server] listen: other machines may reach {listen}, and {text}")
+
+
 def test_a_port_whose_holder_we_may_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "holder_of", lambda port: None)
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
@@ -383,6 +399,15 @@ def test_what_a_worker_would_do_about_a_library(
     found = list(stores.look_at_library(held, FakeWire(FCALL=b"5"), mode))
     assert [one.error for one in found] == ([] if told is None else [error])
     assert all(str(told) in one.text for one in found)
+
+
+def test_a_later_library_without_what_workers_need_is_a_problem() -> None:
+    listed = [[b"library_name", b"ffsuper", b"functions", [[b"name", b"ffsuper_lead"]]]]
+    held = Held("ffsuper", Standing.NEWER, "99.0.0 abc")
+    stays, lacks = stores.look_at_library(held, FakeWire(FUNCTION=listed), "auto")
+    assert (stays.error, lacks.error) == (None, StoreUnsuitableError)
+    assert "without ffsuper_add_member and " in lacks.text
+    assert "upgrade this worker, or go back" in lacks.text
 
 
 def test_a_library_that_stays_has_to_speak_our_version() -> None:

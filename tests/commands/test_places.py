@@ -97,3 +97,13 @@ def test_who_has_the_password_gets_in_and_who_has_not_is_told_where_it_is_to_com
     monkeypatch.setenv("FFSUPER_STORE_USERNAME", "ann")
     monkeypatch.setenv("FFSUPER_STORE_PASSWORD_FILE", str(tmp_path / "password"))
     assert run(capsys, "list", "--store", guarded)[0] == Exit.OK
+
+
+def test_a_servers_token_in_the_environment_is_refused_and_not_repeated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FFSUPER_SERVER_TOKEN", PASSWORD)
+    code, out, err = run(capsys, "list", "--server", "http://127.0.0.1:1")
+    assert (code, out) == (Exit.CONFIG, "")
+    assert err.startswith("ffsuper: FFSUPER_SERVER_TOKEN: must not be in the environment")
+    assert PASSWORD not in err

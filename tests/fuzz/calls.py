@@ -153,7 +153,7 @@ def verbs() -> Iterator[tuple[str, Callable[[Connection], Awaitable[Any]]]]:
             for verb, method in vars(kind).items()
             if inspect.iscoroutinefunction(method) and not verb.startswith("_")
         ]
-        yield from ((name, verb) for name, verb in found if name not in (*INNER, *RELIES))
+        yield from ((name, verb) for name, verb in found if name not in INNER)
 
 
 def errands() -> Iterator[tuple[str, Callable[[Wire], Any]]]:
@@ -192,7 +192,5 @@ async def carry_out_by(kind: Callable[..., Any], verb: str, connection: Connecti
 
 # These take answers that were read already, from the verbs of ``Claims``.
 INNER = ("batch_claims.settle", "batch_claims.settle_picks", "single_claims.SingleClaims.settle")
-# Relies on ``ffsuper_renew`` to answer for every lease.
-RELIES = ("leases.Leases.renew",)
 # What the others build calls with.
 BUILDERS = ("replies.fcall", "sweeps.page_call", "libraries.reply_to", "presence.done")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 LONG = "long"
-LONG_TIMES = 100
+LONG_TIMES = 20  # some minutes a file
 
 
 def fuzz(count: int) -> settings:

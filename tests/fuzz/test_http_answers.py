@@ -24,6 +24,7 @@ from ffsuper.errors import ServerError, StoreError
 from ffsuper.grants import open_grants
 from ffsuper.messages import Candidate, LaneId
 from ffsuper.sansio import partition
+from tests.admin.transports import Answering
 from tests.fuzz.calls import EXECUTION, UUID
 from tests.fuzz.examples import fuzz
 from tests.fuzz.http import answering, answering_async, answers, bodies
@@ -211,7 +212,7 @@ class Nonsense(AdminClient):
     """A client whose server answers nonsense."""
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-        WAY.way = httpx.MockTransport(answer)
+        WAY.way = Answering(answer)
         self._wire = WIRE
         self._known_counts = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ffsuper.config import StoreConfig
-from ffsuper.errors import StoreError, StoreUnavailableError
+from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
 from ffsuper.messages import LaneId
 from ffsuper.store.announcements import ELIGIBLE, open_wake_ups
 from ffsuper.store.cluster import SLOTS, Errand, Routes, server_settings
@@ -72,6 +73,7 @@ ERRORS = st.sampled_from(
     )
 ) | st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 LIMIT_S = 20.0
+QUICK_S = 2.0
 HANDSHAKE = b"+OK\r\n" * 3
 ASKED = (b"GET", b"SUBSCRIBE")
 
@@ -100,6 +102,8 @@ STRANGE = st.sampled_from(
             b"*1\r\n" * 12,
             b"$-2\r\n",
             b"$99999999999\r\nx",
+            b"*2147483647\r\n",
+            b"*1\r\n>2147483647\r\n",
             b"%1\r\n+a\r\n+b\r\n",
             b",nan\r\n",
         ),
@@ -178,6 +182,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @example(said=b"*1\r\n-MOVED 1\r\n")
 @example(said=b"+OK\r\n" * 9)
 @example(said=b"-ASK\r\n:1\r\n")
+@example(said=b"*2147483647\r\n")
 def test_a_wire_gives_replies_or_store_errors_for_any_bytes(server: Server, said: bytes) -> None:
     server.said = said
     wire = ServerWire(server.settings, "test")
@@ -196,6 +201,7 @@ def test_a_wire_gives_replies_or_store_errors_for_any_bytes(server: Server, said
 @example(said=b"*1\r\n-MOVED 1\r\n")
 @example(said=b"+OK\r\n" * 9)
 @example(said=b"-ASK\r\n:1\r\n")
+@example(said=b"*2147483647\r\n")
 def test_a_connection_gives_replies_or_store_errors_for_any_bytes_and_goes_on(server: Server, said: bytes) -> None:
     async def ask() -> None:
         async with open_connection(server.settings, "test") as connection:
@@ -209,6 +215,38 @@ def test_a_connection_gives_replies_or_store_errors_for_any_bytes_and_goes_on(se
 
     server.said = said
     trio.run(ask)
+
+
+@pytest.mark.parametrize("said", [b"?\r\n", b"*2147483647\r\n"])
+def test_a_wire_to_a_server_that_talks_nonsense_takes_another_connection_for_what_comes_next(
+    server: Server, said: bytes
+) -> None:
+    server.said = said
+    wire = ServerWire(server.settings, "test")
+    try:
+        began_s = time.process_time()
+        (lost,) = wire.exchange([("GET", "a")])
+        assert isinstance(lost, OutcomeUnknownError)
+        server.said = b":7\r\n"
+        assert wire.exchange([("GET", "a")]) == [7]
+        assert time.process_time() - began_s < QUICK_S
+    finally:
+        wire.close()
+
+
+def test_a_connection_to_a_server_that_announces_too_much_is_given_up_at_once(server: Server) -> None:
+    async def ask() -> None:
+        async with open_connection(server.settings, "test") as connection:
+            (lost,) = await connection.try_all([Call(("GET", "a"), lambda reply: reply)])
+            assert isinstance(lost, OutcomeUnknownError)
+            assert "a reply of more than 16777216 elements" in str(lost)
+            server.said = b":7\r\n"
+            assert await connection.run(Call(("GET", "a"), lambda reply: reply)) == 7
+
+    server.said = b"*2147483647\r\n"
+    began_s = time.process_time()
+    trio.run(ask)
+    assert time.process_time() - began_s < QUICK_S
 
 
 LANE = LaneId("default")

@@ -85,7 +85,9 @@ def test_a_number_in_place_of_a_text_takes_no_room(verb: str) -> None:
 def test_a_member_that_names_no_partition_is_nobodys_work() -> None:
     assert not is_execution_id(FAR.decode())
     assert not is_execution_id("{fp:\u0661}:x")
-    assert is_execution_id("{fp:007}:x")
+    assert is_execution_id(EXECUTION)
+    for number in ("007", "+7", "65536", "7 "):
+        assert not is_execution_id(EXECUTION.replace("7", number, 1))
 
 
 @pytest.mark.parametrize("reply", [[[b"library_name"]], [[b"library_name", b"flowfabric"]], [7], b"text"])

@@ -1,4 +1,4 @@
-"""What the tests of ffsuper_claim share: executions of every kind there is, and claims of them one by one."""
+"""What the tests of ffsuper_claim_first share: executions of every kind there is, and claims of them one by one."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def claim_together(
     kinds: Sequence[str] = (),
     identity: Identity = ME,
 ) -> Any:
-    """Call ffsuper_claim; return its whole reply, undecoded."""
+    """Call ffsuper_claim_first; return its whole reply, undecoded."""
     return world.command(*claim_first(replace(PLACE, offset=offset), kinds, leases, identity).command)
 
 

@@ -1,4 +1,4 @@
-"""ffsuper_claim: claims of what comes first leave what the protocol's calls leave one by one, and answer the same."""
+"""ffsuper_claim_first: claims of what comes first leave what the protocol's calls leave one by one, and answer the same."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ def claim_call(world: World) -> tuple[list[str], list[Arg]]:
 def test_a_call_with_fewer_keys_is_refused_and_writes_nothing(world: World, count: int) -> None:
     keys, args = claim_call(world)
     with world.unchanged():
-        reply = world.call("ffsuper_claim", keys[:count], args)
+        reply = world.call("ffsuper_claim_first", keys[:count], args)
     assert reply == [0, "invalid_input", f"KEYS must be 7, got: {count}"]
 
 
@@ -327,7 +327,7 @@ def test_a_call_with_fewer_arguments_writes_nothing(world: World, count: int) ->
     keys, args = claim_call(world)
     assert len(args) == 12
     with world.unchanged():
-        reply = world.call("ffsuper_claim", keys, args[:count])
+        reply = world.call("ffsuper_claim_first", keys, args[:count])
     assert reply[:2] == [0, "invalid_input"]
 
 
@@ -337,7 +337,7 @@ def test_times_and_numbers_are_whole(world: World, position: int, text: str) -> 
     keys, args = claim_call(world)
     args[position] = text
     with world.unchanged():
-        assert world.call("ffsuper_claim", keys, args)[:2] == [0, "invalid_input"]
+        assert world.call("ffsuper_claim_first", keys, args)[:2] == [0, "invalid_input"]
 
 
 @pytest.mark.parametrize(("position", "number"), [(6, -1), (7, -1), (7, -2), (7, -8)])
@@ -345,17 +345,17 @@ def test_numbers_are_not_negative(world: World, position: int, number: int) -> N
     keys, args = claim_call(world)
     args[position] = number
     with world.unchanged():
-        assert world.call("ffsuper_claim", keys, args)[:2] == [0, "invalid_input"]
+        assert world.call("ffsuper_claim_first", keys, args)[:2] == [0, "invalid_input"]
 
 
 def test_no_claims_are_answered_with_none(world: World) -> None:
     keys, args = claim_call(world)
     with world.unchanged():
-        assert world.call("ffsuper_claim", keys, args[:10]) == [1, "OK"]
+        assert world.call("ffsuper_claim_first", keys, args[:10]) == [1, "OK"]
 
 
 def test_an_index_that_is_none_is_an_error(world: World) -> None:
     keys, args = claim_call(world)
     world.redis.set(ELIGIBLE, "damaged")
     with world.unchanged():
-        assert "WRONGTYPE" in world.try_call("ffsuper_claim", keys, args)
+        assert "WRONGTYPE" in world.try_call("ffsuper_claim_first", keys, args)

@@ -54,7 +54,7 @@ def hand_back(world: World, lease: Claimed, **changes: Any) -> Any:
 
 
 def pick(world: World, keys: ExecutionKeys) -> Claimed:
-    """Claim by ffsuper_claim what comes first, having made sure that it is this execution."""
+    """Claim by ffsuper_claim_first what comes first, having made sure that it is this execution."""
     (outcome,) = outcomes_together(world, offers(1))
     assert outcome.execution_id == keys.id
     return claimed(keys, outcome.reply)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lua.lua_source import functions_of
 from tests.lua.signals import buffer, deliver
 from tests.lua.suspensions import (
     HMAC,
@@ -24,6 +27,7 @@ from tests.lua.suspensions import (
 )
 from tests.lua.world import World
 
+SHARED = Path(__file__).parent.parent.parent / "lua" / "shared"
 ZEROS = "0" * 64
 VECTORS = [
     ("k1", ZEROS, WAITPOINT, WAITPOINT_KEY, "1700000000000", "ca62551660daa55cc51b3acd38e2d48bca47391c"),
@@ -173,6 +177,38 @@ def test_a_wrong_token_is_refused_and_stamped_on_the_record(world: World, call: 
     assert stamp.keys() == {"last_hmac_validation_failed_at"}
     assert before <= int(stamp["last_hmac_validation_failed_at"]) <= world.now_ms()
     assert (c.written, c.removed) == ({}, {})
+
+
+@pytest.mark.parametrize("call", [deliver, buffer])
+def test_a_digest_that_is_wrong_in_any_one_place_is_refused(world: World, call: Any) -> None:
+    put_waitpoint(world)
+    for position, right in enumerate(DIGEST):
+        for wrong in ("0" if right != "0" else "1", "\0", " "):
+            token = f"k1:{DIGEST[:position]}{wrong}{DIGEST[position + 1 :]}"
+            assert call(world, token) == [0, "invalid_token"]
+
+
+def test_digests_are_compared_to_their_end_wherever_they_differ() -> None:
+    functions = {one.name: one for one in functions_of(SHARED / "70_tokens.lua")}
+    body = functions["same_digest"].body
+    words = re.findall(r"[A-Za-z_]+", body)
+    # One way through it: nothing that leaves the loop early, or takes another way for one byte than for another.
+    assert {"if", "break", "goto", "while", "repeat", "and", "or", "error"}.isdisjoint(words)
+    assert words.count("return") == 1
+    assert words.count("for") == 1
+    assert "for position = 1, DIGEST_CHARACTERS do" in body
+    assert body.rstrip().splitlines()[-1].strip() == "return difference == 0"
+
+
+def test_a_digest_is_compared_in_no_other_way() -> None:
+    functions = [one for path in sorted(SHARED.parent.rglob("*.lua")) for one in functions_of(path)]
+    assert [one.name for one in functions if "same_digest(" in one.body] == ["token_fault"]
+    assert sorted({one.name for one in functions if "token_digest(" in one.body}) == ["mint_token", "token_fault"]
+    (fault,) = [one for one in functions if one.name == "token_fault"]
+    assert re.findall(r"\bexpected\b.*", fault.body) == [
+        "expected = token_digest(secret, waitpoint_id, waitpoint_key, created_at)",
+        "expected) and 'invalid_token' or nil",
+    ]
 
 
 def test_the_key_of_the_secrets_is_looked_for_before_the_token(world: World) -> None:

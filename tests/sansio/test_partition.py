@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import uuid
 
 import pytest
@@ -32,7 +33,7 @@ def test_a_solo_execution_lies_on_its_lanes_partition(lane: str, number: int) ->
     assert partition.mint(LaneId(lane), 256, random_id) == f"{{fp:{number}}}:{random_id}"
 
 
-@pytest.mark.parametrize("prefix", ["{fp:42}", "{fp:65535}", "{fp:007}", "{fp:+7}"])
+@pytest.mark.parametrize("prefix", ["{fp:0}", "{fp:42}", "{fp:65535}"])
 def test_well_formed_ids_are_kept_as_they_are(prefix: str) -> None:
     text = f"{prefix}:550e8400-e29b-41d4-a716-446655440000"
     assert partition.parse(text) == text
@@ -58,6 +59,10 @@ def test_every_form_of_a_uuid_that_the_protocol_knows_is_kept_too(form: str) -> 
         ("{p:1}:550e8400-e29b-41d4-a716-446655440000", "must look like"),
         ("{fp:1}550e8400-e29b-41d4-a716-446655440000", "must look like"),
         ("{fp:65536}:550e8400-e29b-41d4-a716-446655440000", "partition '65536'"),
+        ("{fp:007}:550e8400-e29b-41d4-a716-446655440000", "partition '007'"),
+        ("{fp:+7}:550e8400-e29b-41d4-a716-446655440000", "partition '+7'"),
+        ("{fp:00}:550e8400-e29b-41d4-a716-446655440000", "partition '00'"),
+        ("{fp:\u0667}:550e8400-e29b-41d4-a716-446655440000", "partition '\u0667'"),
         ("{fp:-1}:550e8400-e29b-41d4-a716-446655440000", "partition '-1'"),
         ("{fp:}:550e8400-e29b-41d4-a716-446655440000", "partition ''"),
         ("{fp: 1}:550e8400-e29b-41d4-a716-446655440000", "partition ' 1'"),
@@ -71,7 +76,7 @@ def test_every_form_of_a_uuid_that_the_protocol_knows_is_kept_too(form: str) -> 
     ],
 )
 def test_malformed_ids_are_refused_with_the_part_that_is_wrong(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why.replace("{", r"\{")):
+    with pytest.raises(ValueError, match=re.escape(why)):
         partition.parse(text)
 
 

@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
-from ffsuper.server.guard import BODY_AT_END_S, BODY_S, MAX_BODY_BYTES, Arrivals, Body
+from ffsuper.server.guard import BODY_AT_END_S, BODY_S, MAX_BODY_BYTES, Arrivals, Body, Guard
+from ffsuper.server.metrics import Metrics
+
+TOKEN = "a-token"
+
+
+async def answered(guard_token: str, *headers: tuple[bytes, bytes], path: str = "/v1/executions") -> int:
+    """Return the status that a request gets from a guard with this token, before an application that takes all."""
+    statuses = list[int]()
+
+    async def take(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    async def note(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> Message:
+        return part(b"", more=False)
+
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "headers": list(headers)}
+    await Guard(take, guard_token, Metrics(), trio.Event(), Arrivals())(scope, receive, note)
+    (status,) = statuses
+    return status
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (b"Bearer a-token", 200),
+        (b"Bearer a-toke", 401),
+        (b"Bearer a-tokem", 401),
+        (b"Bearer a-token-", 401),
+        (b"Bearer ", 401),
+        (b"Bearer", 401),
+        (b"", 401),
+        (b"a-token", 401),
+        (b"Basic a-token", 401),
+        (b"Bearer \xff\x00", 401),
+    ],
+)
+async def test_a_request_needs_the_very_token(given: bytes, status: int) -> None:
+    assert await answered(TOKEN, (b"authorization", given)) == status
+
+
+async def test_a_request_without_the_header_is_refused_but_for_health_and_where_there_is_no_token() -> None:
+    assert await answered(TOKEN) == 401
+    assert await answered(TOKEN, path="/healthz") == 200
+    assert await answered("") == 200
+
+
+async def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = list[tuple[bytes, bytes]]()
+
+    def compare(given: bytes, expected: bytes) -> bool:
+        compared.append((given, expected))
+        return True
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert await answered(TOKEN, (b"authorization", b"Bearer wrong")) == 200  # nothing else has a say in it
+    assert compared == [(b"Bearer wrong", b"Bearer a-token")]
 
 
 def part(body: bytes, *, more: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ffsuper.sansio.scan import Place
 from ffsuper.store import embedded
 from ffsuper.store.batch_claims import Picked, read_answers, settle_picks
 from ffsuper.store.claim_calls import Taken
-from ffsuper.store.claims import ClaimDoubtError, Claims, Identity
+from ffsuper.store.claims import ClaimDoubtError, Identity
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.scans import Waiting
 from ffsuper.store.store import Store, open_store, prepare
@@ -288,28 +288,6 @@ async def test_a_store_without_any_library_of_ours_has_no_picks(fresh_url: str) 
         found = await subject.store.claims.claim([place_of(candidate), candidate])
         assert [*map(outcome, found)] == ["LibraryMissingError", candidate.execution_id]
         assert not subject.store.claims.picks
-
-
-@pytest.mark.parametrize(
-    ("missing_at_s", "may_load", "picks"),
-    [
-        ([], False, True),
-        ([0], False, False),
-        ([0, 0, 0.9], True, True),  # several have met the same loss
-        ([0, 0.9, 1.0], True, False),  # a library of somebody else that lacks it
-        ([0, 5], True, False),
-        ([0, 61, 61.9, 122], True, True),  # it was loaded each time
-    ],
-)
-def test_there_are_no_picks_when_our_functions_stay_missing(
-    missing_at_s: list[float], may_load: bool, picks: bool
-) -> None:
-    connection: Any = None
-    clock = iter(missing_at_s)
-    claims = Claims(connection, ME, lambda: next(clock), may_load=may_load)
-    for _ in missing_at_s:
-        claims.note_missing()
-    assert claims.picks is picks
 
 
 async def test_a_library_that_was_lost_is_there_again_for_the_next_pick(picking: Subject) -> None:

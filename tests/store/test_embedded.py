@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,21 @@ def test_a_server_that_does_not_start_is_reported_with_its_log(
         embedded.reachable(embedded_in(tmp_path)),
     ):
         pytest.fail("opened")
+
+
+def test_what_is_stored_is_for_our_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFSUPER_STORE_PASSWORD_FILE", "/somewhere")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/somewhere")
+    (tmp_path / "data" / "appendonlydir").mkdir(parents=True)  # as an earlier release has left them
+    with embedded.reachable(embedded_in(tmp_path / "new")) as settings:
+        data = tmp_path / "new" / "data"
+        ask(settings, "SET", "kept", "yes")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (data, *data.iterdir())}
+        assert modes["data"] == 0o700
+        assert {modes[name] & 0o077 for name in ("store.sock", "appendonlydir", "server.log")} == {0}
+        info = ask(settings, "INFO", "server")
+        assert isinstance(info, bytes)
+        (process_id,) = re.findall(rb"process_id:(\d+)", info)
+        assert b"/somewhere" not in Path(f"/proc/{process_id.decode()}/environ").read_bytes()
+    with embedded.reachable(embedded_in(tmp_path)):
+        assert stat.S_IMODE((tmp_path / "data" / "appendonlydir").stat().st_mode) == 0o700

@@ -25,7 +25,7 @@ from ffsuper.store import libraries
 from ffsuper.store.claims import Identity
 from ffsuper.store.connection import open_connection
 from ffsuper.store.keys import ExecutionKeys
-from ffsuper.store.leases import LEASES_PER_CALL, Leases, read_answers
+from ffsuper.store.leases import FUNCTION, LEASES_PER_CALL, Leases, read_answers, renew_all
 from ffsuper.store.store import Store, open_store, prepare
 from ffsuper.store.submissions import Submission
 from tests.store.older import prepare_older
@@ -166,11 +166,19 @@ async def test_a_store_that_is_away_answers_for_none() -> None:
 @pytest.mark.parametrize("reply", [[0, b"invalid_input", b"KEYS"], b"OK", [b"x"], []])
 def test_a_reply_that_is_none_fails_as_a_whole(reply: Any) -> None:
     with pytest.raises(StoreError):
-        read_answers(reply)
+        read_answers(0, reply)
+
+
+@pytest.mark.parametrize("answers", [[], [1], [1, 1, 1]])
+def test_a_reply_that_does_not_answer_for_each_lease_answers_for_none(answers: list[int]) -> None:
+    call = renew_all([made_up(1), made_up(2)])
+    with pytest.raises(StoreScriptError, match=f"^{FUNCTION}: {len(answers)} answers for 2 leases$"):
+        call.parse([1, b"OK", b"5", *answers])
 
 
 def test_an_answer_that_is_none_is_not_taken_for_a_renewal() -> None:
-    renewed, odd, refusal = read_answers([1, b"OK", b"5", 1, [1, b"OK"], [0, b"stale_lease"]])
+    strange = [[1, b"OK"], 7, None, b"x", [], [-1]]
+    renewed, *odd, refusal = read_answers(8, [1, b"OK", b"5", 1, *strange, [0, b"stale_lease"]])
     assert renewed is None
-    assert isinstance(odd, StoreScriptError)
+    assert [type(one) for one in odd] == [StoreScriptError] * len(strange)
     assert isinstance(refusal, LeaseLostError)

@@ -45,13 +45,13 @@ IDENTITY = Identity("test", "test-1", "", 60_000)
 
 
 # What claims whatever comes first at a place, and what claims a candidate.
-CLAIMING = [pytest.param("ffsuper_claim", id="picked"), pytest.param("ff_claim_execution", id="candidate")]
+CLAIMING = [pytest.param("ffsuper_claim_first", id="picked"), pytest.param("ff_claim_execution", id="candidate")]
 
 
 def chosen(function: str, candidate: Candidate) -> Candidate | Pick:
     """Return what has the function called."""
     partition = int(ExecutionKeys.of(candidate.execution_id).tag[4:-1])
-    return Pick(candidate.lane, partition) if function == "ffsuper_claim" else candidate
+    return Pick(candidate.lane, partition) if function == "ffsuper_claim_first" else candidate
 
 
 @asynccontextmanager
@@ -108,8 +108,8 @@ async def test_picks_whose_answers_were_lost_are_told_apart_from_one_another_and
         held = await claimed(store, candidate)
         with Client(server_url) as client:
             more = [client.submit("job", str(number).encode(), priority=9 - number) for number in range(2)]
-        pick = chosen("ffsuper_claim", candidate)
-        proxy.lose_reply_to = lambda request: b"ffsuper_claim" in request
+        pick = chosen("ffsuper_claim_first", candidate)
+        proxy.lose_reply_to = lambda request: b"ffsuper_claim_first" in request
         doubts = [one for one in await store.claims.claim([pick] * 3) if isinstance(one, ClaimDoubtError)]
         assert [one.lease.execution_id for one in doubts] == [""] * 3
         *claims, nothing = [await store.claims.look_up(doubt) for doubt in doubts]
@@ -122,8 +122,8 @@ async def test_picks_whose_answers_were_lost_are_told_apart_from_one_another_and
 
 async def test_a_pick_stays_in_doubt_while_what_is_held_cannot_be_read(server_url: str, tmp_path: Path) -> None:
     async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
-        proxy.lose_reply_to = lambda request: b"ffsuper_claim" in request
-        (doubt,) = await store.claims.claim([chosen("ffsuper_claim", candidate)])
+        proxy.lose_reply_to = lambda request: b"ffsuper_claim_first" in request
+        (doubt,) = await store.claims.claim([chosen("ffsuper_claim_first", candidate)])
         assert isinstance(doubt, ClaimDoubtError)
         keys = ExecutionKeys.of(candidate.execution_id)
         for lost in (b"SMEMBERS", keys.core.encode()):
@@ -136,13 +136,14 @@ async def test_a_pick_stays_in_doubt_while_what_is_held_cannot_be_read(server_ur
 
 async def test_damage_among_what_is_held_hides_nothing(server_url: str, tmp_path: Path) -> None:
     async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
-        pick, keys = chosen("ffsuper_claim", candidate), ExecutionKeys.of(candidate.execution_id)
+        pick, keys = chosen("ffsuper_claim_first", candidate), ExecutionKeys.of(candidate.execution_id)
+        gone, damaged = (ExecutionId(f"{{fp:1}}:{number:032}") for number in range(2))
         with redis.Redis.from_url(server_url) as server:
             held = keys.partition.worker_leases(IDENTITY.instance_id)
-            server.sadd(held, "nonsense", "{fp:1}:gone", "{fp:1}:damaged")
-            server.set(ExecutionKeys.of(ExecutionId("{fp:1}:damaged")).core, "damaged")
+            server.sadd(held, "nonsense", gone, damaged)
+            server.set(ExecutionKeys.of(damaged).core, "damaged")
         for lose, expected in (("lose_request", RefusedError), ("lose_reply_to", Claim)):
-            setattr(proxy, lose, lambda request: b"ffsuper_claim" in request)
+            setattr(proxy, lose, lambda request: b"ffsuper_claim_first" in request)
             (doubt,) = await store.claims.claim([pick])
             assert isinstance(doubt, ClaimDoubtError)
             assert isinstance(await store.claims.look_up(doubt), expected)
@@ -266,7 +267,7 @@ async def test_a_suspension_that_was_satisfied_at_once_is_found_though_its_answe
 @pytest.mark.parametrize(
     ("function", "kind"),
     [
-        ("ffsuper_claim", ClaimKind.NEW),
+        ("ffsuper_claim_first", ClaimKind.NEW),
         ("ff_claim_resumed_execution", ClaimKind.RESUMED),
         ("ff_claim_resumed_execution", ClaimKind.NEW),  # it was to be resumed only after it had been looked at
     ],

@@ -31,8 +31,8 @@ class Subject:
     redis: redis.Redis
 
     def put(self, place: Place, *names: str, **core: str) -> list[ExecutionId]:
-        """Make executions eligible at a place, first the first; return their ids."""
-        made = [ExecutionId(f"{{fp:{place.partition}}}:{name}") for name in names]
+        """Make executions eligible at a place, first the first, named in hexadecimal; return their ids."""
+        made = [ExecutionId(f"{{fp:{place.partition}}}:{name:0>32}") for name in names]
         for number, execution in enumerate(made):
             state = {"lifecycle_phase": "runnable", "ownership_state": "unowned", "eligibility_state": "eligible_now"}
             kind = {"execution_kind": "job", "attempt_state": "pending_first_attempt"}

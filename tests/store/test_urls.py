@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ffsuper.config import StoreConfig
-from ffsuper.errors import ConfigError, StoreUnavailableError
+from ffsuper.errors import ConfigError, StoreAccessError
 from ffsuper.store import libraries
 from ffsuper.store.wire import ServerWire, connection_maker
 from tests.redis_server import running_server
@@ -45,7 +45,7 @@ def test_a_store_is_reached_by_tls_when_its_authority_is_trusted(tmp_path: Path,
     with running_server(tmp_path, *tls_options(port, certificates, "no")):
         url = f"rediss://localhost:{port}/0"
         assert ping(StoreConfig(url=url, tls_ca_file=certificates / "ca.crt")) == b"PONG"
-        with pytest.raises(StoreUnavailableError, match="certificate"):
+        with pytest.raises(StoreAccessError, match="its certificate is not accepted"):
             ping(StoreConfig(url=url))
 
 

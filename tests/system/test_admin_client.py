@@ -52,7 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         workers, port = Workers(folder, store_url), free_port()
         try:
             with pytest.MonkeyPatch.context() as environment:
-                environment.setenv("FFSUPER_SERVER_TOKEN", TOKEN)
+                (folder / "server-token").write_text(TOKEN)
+                environment.setenv("FFSUPER_SERVER_TOKEN_FILE", str(folder / "server-token"))
                 start_server(workers, port)
             workers.start()
             yield Served(f"http://127.0.0.1:{port}", store_url)
@@ -442,13 +443,14 @@ def test_the_command_line_says_over_http_why_an_execution_failed(
     assert [word in out for word in (reason, "attempt  0", "history", "acquired")] == [True] * 4
 
 
-def test_the_servers_token_comes_from_the_environment_too(
-    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_file_of_the_servers_token_is_named_by_a_variable_too(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing = ("list", "--server", served.url, "--limit", "1")
-    monkeypatch.setenv("FFSUPER_SERVER_TOKEN", TOKEN)
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setenv("FFSUPER_SERVER_TOKEN_FILE", str(tmp_path / "token"))
     assert run(capsys, *listing)[0] == Exit.OK
-    monkeypatch.delenv("FFSUPER_SERVER_TOKEN")
+    monkeypatch.delenv("FFSUPER_SERVER_TOKEN_FILE")
     code, _, err = run(capsys, *listing)
     assert (code, "the token is missing or wrong" in err) == (Exit.STORE_ACCESS, True)
 

@@ -68,6 +68,14 @@ class Checkout:
             f"[children]\ntasks_per_process = {tasks}\n{text}"
         )
 
+    def give(self, secret: str, text: str) -> str:
+        """Put a secret into a file of which a variable tells; return where."""
+        file = self.folder / secret
+        file.write_text(text)
+        file.chmod(0o600)
+        self.environment[f"FFSUPER_{secret}_FILE"] = str(file)
+        return str(file)
+
     def check(self, *arguments: str) -> Checked:
         """Run the command here."""
         done = subprocess.run(
@@ -176,7 +184,7 @@ def test_handlers_that_kill_their_process_are_told(checkout: Checkout) -> None:
 
 def test_a_wrong_password_is_told_and_not_shown(checkout: Checkout, store: redis.Redis) -> None:
     store.config_set("requirepass", "right")
-    checkout.environment["FFSUPER_STORE_PASSWORD"] = "hush-but-wrong"
+    checkout.give("STORE_PASSWORD", "hush-but-wrong")
     checked = checkout.check()
     assert checked.code == Exit.STORE_ACCESS
     assert checked.told[1].startswith("[store] url: the store refuses access: ")
@@ -197,7 +205,8 @@ def test_a_user_who_may_not_do_what_a_worker_does_is_told(
 ) -> None:
     set_up_user = ("ACL", "SETUSER", "worker", "on", ">hush", *rules)
     store.execute_command(*set_up_user)  # type: ignore[no-untyped-call]
-    checkout.environment |= {"FFSUPER_STORE_USERNAME": "worker", "FFSUPER_STORE_PASSWORD": "hush"}
+    checkout.environment["FFSUPER_STORE_USERNAME"] = "worker"
+    checkout.give("STORE_PASSWORD", "hush")
     checked = checkout.check()
     assert checked.code == Exit.STORE_ACCESS
     assert any(told in line and not line.startswith("warning") for line in checked.told)
@@ -252,12 +261,11 @@ def test_the_server_that_grants_work_is_asked_with_the_workers_token(checkout: C
     checkout.configure(f'[claim]\nsource = "server"\nserver_url = "http://127.0.0.1:{port}"\n')
     assert checkout.check().code == Exit.STORE_UNAVAILABLE
     assert checkout.check("--offline").code == Exit.OK
-    workers.environment["FFSUPER_SERVER_TOKEN"] = "right"
+    workers.environment["FFSUPER_SERVER_TOKEN_FILE"] = checkout.give("CLAIM_TOKEN", "right")
     workers.settings["engine"] = "false"
     start_server(workers, port)
-    checkout.environment["FFSUPER_CLAIM_TOKEN"] = "right"
     assert checkout.check().told[-1] == "worker.toml: no problems, no warnings"
-    checkout.environment["FFSUPER_CLAIM_TOKEN"] = "hush-but-wrong"
+    checkout.give("CLAIM_TOKEN", "hush-but-wrong")
     checked = checkout.check()
     assert checked.code == Exit.STORE_ACCESS
     assert any(line.startswith("[claim] token_file: ") for line in checked.told)

@@ -25,7 +25,8 @@ def test_no_secret_of_a_whole_run_is_in_the_log_even_at_level_debug(
 ) -> None:
     monkeypatch.setenv("FFSUPER_LOG_LEVEL", "debug")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))  # which is logged at that level
-    monkeypatch.setenv("FFSUPER_STORE_PASSWORD", PASSWORD)
+    (tmp_path / "password").write_text(PASSWORD)
+    monkeypatch.setenv("FFSUPER_STORE_PASSWORD_FILE", str(tmp_path / "password"))
     with contextlib.ExitStack() as left, contextlib.ExitStack() as server:
         url = server.enter_context(running_server(tmp_path, "--requirepass", PASSWORD))
         workers = Workers(tmp_path, url)

@@ -44,6 +44,22 @@ def test_a_killed_workers_execution_is_running_again_within_the_lease_and_a_seco
     assert took_s <= ttl_s + 1.0, f"recovery took {took_s:.2f} s"
 
 
+def test_a_killed_workers_execution_comes_before_all_that_has_not_begun(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    first = workers.start("first", ttl_ms=2000, children=1, engine="false")
+    busy = client.submit("wait-for-file", {"folder": str(tmp_path)})
+    eventually(lambda: read(tmp_path / "started-0"), "the first attempt")
+    workers.start("second", ttl_ms=2000, children=1)
+    backlog = [client.submit("work", {"folder": str(tmp_path), "seconds": 0.4}) for _ in range(100)]
+    eventually(lambda: read(tmp_path / "history"), "some of the backlog")
+    first.signal(signal.SIGKILL)
+    eventually(lambda: read(tmp_path / "started-1"), "the second attempt")
+    (tmp_path / "go").touch()
+    assert client.wait(busy, LIMIT_S).state == "completed"
+    assert client.states(backlog).count("completed") < 50
+
+
 def test_two_thousand_executions_survive_a_killed_worker_and_a_killed_child(
     workers: Workers, client: Client, tmp_path: Path
 ) -> None:
@@ -76,6 +92,28 @@ def test_two_thousand_executions_survive_a_killed_worker_and_a_killed_child(
     assert overlaps(tmp_path / "history") == []
     second.signal(signal.SIGTERM)
     assert second.wait() == 0
+
+
+def test_a_stopped_supervisors_child_is_dead_before_its_execution_runs_elsewhere_and_no_retry_is_spent(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    first = workers.start("first", ttl_ms=2000, margin_ms=500, children=1)
+    execution = client.submit("wait-for-file", {"folder": str(tmp_path)})
+    eventually(lambda: read(tmp_path / "started-0"), "the first attempt")
+    (child,) = first.children()
+    workers.start("second", ttl_ms=2000, margin_ms=500, children=1)
+    first.signal(signal.SIGSTOP)
+    alive_when_it_began_again = eventually(lambda: read(tmp_path / "started-1") and [is_running(child)], "another")
+    assert alive_when_it_began_again == [False]
+    first.signal(signal.SIGCONT)
+    first.wait_for("lease ended", execution=execution, code="overdue")
+    (tmp_path / "go").touch()
+    shown = client.wait(execution, LIMIT_S)
+    assert (shown.state, shown.attempts[1]["attempt_type"]) == ("completed", "reclaim")
+    assert shown.record["retry_count"] == "0"
+    # It works on: with the other one stopped it is the only one that can.
+    workers.started[1].signal(signal.SIGKILL)
+    assert client.wait(client.submit("no-op"), LIMIT_S).state == "completed"
 
 
 def overlaps(history: Path) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from ffsuper.cli import Exit
 from ffsuper.client import Client
 from tests.redis_server import running_server
 from tests.system.machine import LIBRARIES, PYTHON, Machine, NoMachineError, booted
-from tests.system.workers import eventually
+from tests.system.workers import CHECKOUT, LIMIT_S, eventually
 
 WORKER_TOML = f"""\
 [worker]
@@ -154,3 +157,38 @@ def test_instances_run_beside_one_another_and_beside_the_single_worker(machine: 
     assert set(store.keys("ff:worker:*:alive")) == {
         f"ff:worker:{instance}@{host}:alive".encode() for instance in ("ffsuper", "a", "b")
     }
+
+
+def test_a_child_cannot_kill_its_worker(machine: Machine, client: Client) -> None:
+    machine.write("/etc/ffsuper/worker.toml", WORKER_TOML.replace("handlers_for_tests", "prying_handlers_for_tests"))
+    machine.run("systemctl", "start", "ffsuper")
+    main = machine.shown("ffsuper", "MainPID")
+    execution = client.submit("kill", int(main))
+    assert client.wait(execution, LIMIT_S).state == "completed"
+    assert client.result(execution) == b'"PermissionError"'
+    assert machine.shown("ffsuper", "MainPID") == main
+
+
+def test_children_are_another_users_with_the_drop_in_of_the_documentation(machine: Machine, client: Client) -> None:
+    operations = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (drop_in,) = re.findall(
+        r"^(    \[Service\]\n    AmbientCapabilities=.*?)\n\n", operations, re.MULTILINE | re.DOTALL
+    )
+    machine.drop_in("ffsuper", textwrap.dedent(drop_in) + "\n")
+    toml = WORKER_TOML.replace("[children]", '[children]\nuser = "handlers"').replace(
+        "handlers_for", "prying_handlers_for"
+    )
+    machine.write("/etc/ffsuper/worker.toml", toml)
+    machine.run(
+        "sh", "-c", "echo handlers:x:900:900::/opt:/bin/false >> /etc/passwd; echo handlers:x:900: >> /etc/group"
+    )
+    machine.run("systemctl", "start", "ffsuper")
+    main = machine.shown("ffsuper", "MainPID")
+    assert machine.run("stat", "-c%u", f"/proc/{main}/task").strip() != "900"
+    execution = client.submit("own-status")
+    assert client.wait(execution, LIMIT_S).state == "completed"
+    for found in json.loads(client.result(execution) or b"").values():
+        assert found["Uid"].split() == ["900"] * 4
+        assert [int(found[f"Cap{which}"], 16) for which in ("Prm", "Eff", "Amb", "Bnd")][:3] == [0, 0, 0]
+    machine.run("systemctl", "stop", "ffsuper")
+    assert machine.endings("ffsuper") == [f"success, exited {Exit.OK}"]

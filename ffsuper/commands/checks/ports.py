@@ -1,4 +1,4 @@
-"""The port that the worker tells its health at."""
+"""The port that the worker tells its health at, and who reaches that of the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from ffsuper.commands.checks.finding import Finding, problem, warning
-from ffsuper.config import Config
+from ffsuper.config import Config, ServerConfig
+from ffsuper.config_rules import is_loopback
 
 PLACE = "[status] listen"
 
@@ -36,6 +37,19 @@ def look(config: Config, file: Path) -> Iterator[Finding]:
             yield problem(
                 f"{PLACE}: nobody can listen at {listen}: {error.strerror}: name an address of this machine"
             )
+
+
+def exposed(server: ServerConfig) -> Iterator[Finding]:
+    """Yield what others may do to a server that is not for this machine alone."""
+    if is_loopback(server.listen):
+        return
+    place = f"[server] listen: other machines may reach {server.listen}"
+    if not server.token:
+        yield warning(f"{place}, and without a token anybody there may do anything: name a token_file")
+    yield warning(
+        f"{place}, and without TLS tokens and payloads can be read on their way: listen at 127.0.0.1, behind a proxy "
+        "that ends TLS, or use a network of your own"
+    )
 
 
 def in_use(listen: str, port: int, file: Path) -> Iterator[Finding]:

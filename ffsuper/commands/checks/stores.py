@@ -17,7 +17,7 @@ from ffsuper.store.announcements import ELIGIBLE, LEASE_ENDS, ORDERS
 from ffsuper.store.cluster import is_cluster, open_wire
 from ffsuper.store.embedded import EMBEDDED, why_not_started
 from ffsuper.store.embedded_server import server_program
-from ffsuper.store.libraries import FFSUPER, FLOWFABRIC, Held, Standing
+from ffsuper.store.libraries import FFSUPER, Held, Standing
 from ffsuper.store.presence import read_partition_counts
 from ffsuper.store.replies import ElsewhereError
 from ffsuper.store.wire import Command, Wire
@@ -28,7 +28,7 @@ SKEW_S = 1.0
 NO_EVICTION = "noeviction"
 # Of what workers ask of the store, an example of each kind that a user may be forbidden.
 NEEDED: tuple[Command, ...] = (
-    ("FCALL", "ff_version", 1, keys.PARTITION_CONFIG),
+    ("FCALL", "ff_version", 1, keys.worker_alive("")),
     ("HGETALL", keys.PARTITION_CONFIG),
     ("SADD", keys.LANES, ""),
     ("SET", keys.worker_alive(""), ""),
@@ -113,8 +113,8 @@ def look_at_library(held: Held, server: Wire, mode: libraries.Mode) -> Iterator[
     name, version, own = held.name, held.version, libraries.own_mark(held.name)
     match held.standing, mode:
         case Standing.MISSING, "never":
-            told = f'the store lacks library {name}, and "never" forbids loading it: set it to "auto"'
-            yield problem(f"{LIBRARY}: {told}", StoreUnsuitableError)
+            told = f'the store lacks library {name}, and "never" forbids loading it'
+            yield problem(f"{LIBRARY}: {told}: {libraries.LOADED_BY_OTHERS}", StoreUnsuitableError)
         case Standing.OLDER, "never":
             told = f'the store holds an older library {name} ({version}; ours is {own}), and "never" forbids loading'
             yield warning(f'{LIBRARY}: {told} ours: set it to "auto", or run ffsuper library --load with --store')
@@ -127,19 +127,12 @@ def look_at_library(held: Held, server: Wire, mode: libraries.Mode) -> Iterator[
         case Standing.FOREIGN, _ if name == FFSUPER:
             told = f"the store holds a library {name} that is not ours"
             yield problem(f'{LIBRARY}: {told}: set it to "replace" once', StoreUnsuitableError)
-    if name == FLOWFABRIC and held.standing is not Standing.MISSING and not is_loaded(held, mode):
-        yield from speaks_otherwise(server)
-
-
-def speaks_otherwise(server: Wire) -> Iterator[Finding]:
-    """Yield that the library that the store holds speaks another version of the protocol, if so."""
-    spoken = libraries.reply_to(server, "FCALL", "ff_version", 0)
-    if spoken != libraries.PROTOCOL_VERSION:
-        yield problem(
-            f"{LIBRARY}: the store holds library {FLOWFABRIC} version {spoken.decode(errors='replace')}, and this "
-            f'worker speaks version {libraries.PROTOCOL_VERSION.decode()}: upgrade one of the two, or set "replace"',
-            StoreUnsuitableError,
-        )
+            return
+    if held.standing is not Standing.MISSING and not is_loaded(held, mode):
+        told = libraries.shortcoming(server, name)
+        if told:
+            remedy = libraries.REMEDIES.get(held.standing, libraries.NO_REMEDY)
+            yield problem(f"{LIBRARY}: {told}: {remedy}", StoreUnsuitableError)
 
 
 def forbidden(server: Wire, needed: Sequence[Command]) -> Iterator[Finding]:
