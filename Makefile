@@ -1,5 +1,5 @@
 # Names for people; the work is in .ci/ and in the programs.
-.PHONY: run test check audit bench man clean
+.PHONY: run test check audit bench chaos man clean
 
 # The main job on the embedded store. make run ARGS=--kill-a-child
 run:
@@ -29,6 +29,11 @@ bench:
 	@.venv/bin/python -m bench.worker
 	@.venv/bin/python -m bench.engine
 	@.venv/bin/python -m bench.server
+
+# Faults of all kinds on workers and their store. make chaos ARGS="--seconds 600 --seed 7"
+chaos:
+	@.ci/prepare dev
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 # The man page, from the help of the subcommands: build/man/ffsuper.1.
 man:

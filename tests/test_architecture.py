@@ -37,7 +37,15 @@ BESIDE: tuple[set[str], ...] = (
     {"client", "flows", "fleet"},
 )
 # What the children load before any user code asks for more.
-IN_CHILDREN = ("messages", "errors", "sansio/frame", "child/runtime", "child/codec", "child/forkserver")
+IN_CHILDREN = (
+    "messages",
+    "errors",
+    "sansio/frame",
+    "child/runtime",
+    "child/codec",
+    "child/forkserver",
+    "child/hardening",
+)
 NO_IO = {"trio", "socket", "time", "random", "logging", "redis", "subprocess", "threading", "selectors"}
 
 

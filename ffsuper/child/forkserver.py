@@ -15,6 +15,7 @@ interpreter lock. A dead child is left unreaped until its process group has been
 id nor its group can belong to anybody else at that moment. The fork server adopts orphaned descendants (it is their
 subreaper) and reports a child's death when its descendants are dead too. Each child is the subreaper of its own
 descendants, so an orphan that comes to the fork server is always one of a child that has just died, and is killed.
+Before the fork server ends, it kills all children and their descendants: nothing outlives a killed supervisor.
 
 What they may do, and what others may do to them, is in ``hardening.py``.
 """
@@ -112,16 +113,24 @@ class ForkServer:
         # Process id -> place in the table.
         self._children: dict[int, int] = {}
         self._overdue: set[int] = set()
+        self._told_to_end: list[bool] = []
         # SIGCHLD writes a byte here, so that the loop wakes up.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
-        """Work until the control socket ends."""
+        """Work until the control socket ends, or until the parent death signal; then leave nobody behind."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._told_to_end.append(True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._serve()
+        finally:
+            self._end_all()
+
+    def _serve(self) -> None:
         control = self._control.fileno()
-        while True:
+        while not self._told_to_end:
             readable, _, _ = select.select([control, self._wake_read], [], [], self._end_overdue())
             if self._wake_read in readable:
                 with contextlib.suppress(BlockingIOError):
@@ -137,8 +146,13 @@ class ForkServer:
                 wanted = json.loads(request)
                 self._spawn(wanted["spawn"], wanted["place"], descriptors)
 
+    def _end_all(self) -> None:
+        """Kill the children, if there are any left, and all that they have started; nobody is to be told."""
+        self._children.clear()
+        self._kill_orphans()
+
     def _end_overdue(self) -> float:
-        """Kill the children that the supervisor should have ended by now; return for how long no other will be due."""
+        """Kill the children that the supervisor should have ended by now; return for how long no other is due."""
         now_s = boottime_s()
         for pid in self._lifespans.overdue(self._children, now_s):
             self._overdue.add(pid)
@@ -210,6 +224,7 @@ def become_child(server: int, descriptors: list[int], settings: Settings) -> NoR
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         hardening.die_with_parent(signal.SIGKILL)
         hardening.adopt_descendants()

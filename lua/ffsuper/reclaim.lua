@@ -23,9 +23,12 @@ register('ffsuper_reclaimable', function(keys, args)
       core, exec_key(tag, execution_id, 'lease:current'), lease_expiry, exec_key(tag, execution_id, 'lease:history'),
     }, { execution_id })
     local record = redis.call('HMGET', core, 'ownership_state', 'execution_kind', 'current_attempt_index', 'lane_id',
-      'required_capabilities')
+      'required_capabilities', 'current_worker_instance_id')
     local is_open = record[1] == 'lease_expired_reclaimable' or record[1] == 'lease_revoked'
     local kind, lane_id = record[2] or '', record[4] or 'default'
+    if is_open and record[6] then
+      redis.call('SREM', worker_leases_key(tag, record[6]), execution_id) -- nothing else does, once another has it
+    end
     if is_open and (not kinds or kinds[kind]) and lanes and lanes[lane_id]
       and missing_capabilities(record[5] or '', capabilities) == '' then
       for _, part in ipairs({ execution_id, kind, record[3] or '0', lane_id }) do

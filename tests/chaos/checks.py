@@ -19,6 +19,8 @@ from tests.chaos.world import Done
 DOCUMENTED_EXITS_BEFORE_READY = (69, 75, 76)
 # From when the first child is ready: other children have five each, and the connections differ.
 DESCRIPTORS_MORE = 5 * CHILDREN + 10
+# Faults that are taken for the children's own, and how many they kill at most: a handler may have killed the fork server.
+KILLS_CHILDREN = {"child killed": 1, "fork server killed": CHILDREN}
 # From a claim to its handler's start, at most: the claim may be what was lost.
 CLAIMED_BEFORE_S = 1.0
 
@@ -176,7 +178,7 @@ def overcharged(facts: Facts) -> Iterator[str]:
     )
     raised = sum(run.ending == RAISED for run in facts.history.all_runs())
     crashed = sum(run.ending == CRASHING for run in facts.history.all_runs())
-    killed = sum(done.kind == "child killed" for done in facts.faults)
+    killed = sum(KILLS_CHILDREN.get(done.kind, 0) for done in facts.faults)
     if charged > raised + crashed + killed:
         yield f"{charged} retries for {raised} failures, {crashed} crashes and {killed} killed children"
 

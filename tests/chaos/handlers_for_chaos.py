@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def stream(ctx: Context, job: dict[str, Any], witness: Witness) -> None:
         time.sleep(STEP_S / 2)
 
 
+def helper(ctx: Context, job: dict[str, Any], witness: Witness) -> None:
+    """Leave a process behind, which has to go with ours."""
+    subprocess.Popen(["tail", "--follow", str(Path(job["folder"]) / "history")], stdout=subprocess.DEVNULL)
+    work(ctx, job, witness)
+
+
 BEHAVIOURS = {
     "work": work,
     "hold": hold,
@@ -86,4 +93,5 @@ BEHAVIOURS = {
     "approval": approval,
     "defer once": defer_once,
     "stream": stream,
+    "helper": helper,
 }

@@ -30,6 +30,7 @@ MIX: tuple[tuple[int, str, int, int], ...] = (
     (8, "approval", 0, 4),
     (5, "defer once", 0, 4),
     (8, "stream", 0, 0),
+    (2, "helper", 0, 4),
     (4, "cancel", 20, 60),
     (4, "delay", 0, 3),
     (4, "flow", 0, 3),
@@ -107,7 +108,6 @@ class Submitter:
             execution_kind="chaos",
             payload=json.dumps(job).encode(),
             policy=POLICY,
-            priority=int(share * 10),
             delay_until_ms=int((time.time() + 2 * share) * 1000) if does == "delay" else None,
         )
         self._note(does, lambda: client.submit_many([submission])[0], submission.execution_id)

@@ -43,6 +43,14 @@ def test_one_that_is_marked_already_is_told_as_well(world: World) -> None:
     assert found(reclaimable(world, keys)) == [keys.id]
 
 
+def test_what_can_be_taken_over_is_the_old_workers_no_more_and_what_it_holds_is(world: World) -> None:
+    lost, held = expired(world), claim(world)
+    holder = held.keys.partition.worker_leases(WORKER)
+    assert world.redis.smembers(holder) == {lost.id.encode(), held.keys.id.encode()}
+    reclaimable(world, lost)
+    assert world.redis.smembers(holder) == {held.keys.id.encode()}
+
+
 @pytest.mark.parametrize(
     ("offer", "is_told"),
     [

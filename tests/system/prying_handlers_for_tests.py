@@ -190,6 +190,14 @@ def wait(ctx: Context, folder: str) -> None:
     time.sleep(3600)
 
 
+@handler("start-daemon", timeout_s=600.0)
+def start_daemon(ctx: Context, folder: str) -> None:
+    """Have a program run in a session of its own, and wait beside it."""
+    program = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    Path(folder, "begun").write_text(str(program.pid))
+    time.sleep(3600)
+
+
 @handler("hang", timeout_s=0.1)
 def hang(ctx: Context) -> None:
     signal.signal(signal.SIGURG, signal.SIG_IGN)

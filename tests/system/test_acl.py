@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 
 from ffsuper.admin.client import AdminClient
 from ffsuper.cli import Exit
@@ -28,6 +29,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.messages import ExecutionId, LaneId
 from ffsuper.store import keys
 from ffsuper.store.keys import ExecutionKeys
+from tests.cluster import running_cluster
 from tests.redis_server import running_server
 from tests.system.rights import HANDSHAKE, acl_files, commands_inside, needs_of
 from tests.system.test_server import free_port, start_server
@@ -35,6 +37,7 @@ from tests.system.workers import CHECKOUT, LIMIT_S, Workers, eventually
 
 LONG_S = 30.0
 PASSWORD = "a password"
+DIGEST = hashlib.sha256(PASSWORD.encode()).hexdigest()
 USERS = ("engine", "operator", "server", "submitter", "worker")
 RETRY = {"retry_policy": {"max_retries": 1, "backoff": {"type": "fixed", "delay_ms": 1}}}
 
@@ -76,25 +79,37 @@ class Guarded:
         )
 
     def refusals(self) -> list[dict[str, Any]]:
-        """Return what somebody was refused; but that redis-py names itself to servers that know how, and need not."""
-        entries: list[dict[str, Any]] = self.admin.acl_log()
-        return [one for one in entries if one["object"].lower() != "client|setinfo"]
+        """Return what somebody was refused."""
+        return refused_by(self.admin.acl_log())
+
+
+def refused_by(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out that redis-py may not tell its name, which it does where the server knows how, and need not."""
+    return [one for one in entries if one["object"].lower() != "client|setinfo"]
 
 
 @contextmanager
 def empty_store(folder: Path) -> Iterator[Guarded]:
     """Run a store that knows the users and holds nothing, made as the docs say."""
-    (folder / "password").write_text(f"{PASSWORD}\n")
-    (folder / "password").chmod(0o600)
-    digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
-    users = [file.read_text().replace("resetpass", f"#{digest}") for file in acl_files()]
+    write_password(folder)
     acl = folder / "users.acl"
-    acl.write_text("user default off\n" + "".join(users) + f"user admin on #{digest} ~* &* +@all\n")
+    acl.write_text("\n".join(["user default off", *users(), f"user admin on #{DIGEST} ~* &* +@all", ""]))
     with (
         running_server(folder, "--aclfile", str(acl)) as url,
         redis.Redis.from_url(url, username="admin", password=PASSWORD) as admin,
     ):
         yield Guarded(url, folder, admin)
+
+
+def write_password(folder: Path) -> None:
+    """Write the file that programs have the password from."""
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    (folder / "password").chmod(0o600)
+
+
+def users() -> list[str]:
+    """Return the lines of the files, each user with its password."""
+    return [file.read_text().strip().replace(" resetpass ", f" #{DIGEST} ") for file in acl_files()]
 
 
 @contextmanager
@@ -248,6 +263,32 @@ def test_a_server_admits_what_its_workers_run(guarded: Guarded, workers: Workers
         admin.change_priority(admin.submit("echo", lane="nobody"), 5)
         admin.cancel(running)
     assert guarded.refusals() == []
+
+
+def test_the_same_users_do_for_a_cluster_while_it_moves_a_slot(tmp_path: Path) -> None:
+    write_password(tmp_path)
+    with running_cluster(tmp_path) as cluster:
+        for node in cluster.nodes:
+            for line in users():
+                node.ask("ACL", "SETUSER", *line.split()[1:])
+        store = Guarded(cluster.url, tmp_path, None)
+        assert store.ffsuper("operator", "library", "--load").returncode == Exit.OK
+        lanes = [f"lane-{number}" for number in range(6)]
+        workers = Workers(tmp_path, cluster.url, settings={"lanes": json.dumps(lanes), "ttl_ms": 1_500})
+        become(workers, store, "engine")
+        try:
+            workers.start(engine="true")
+            with Client(store.settings("submitter"), patience_s=LONG_S) as client:
+                executions = [client.submit("echo", lane=lane) for lane in lanes * 20]
+                slot = key_slot(ExecutionKeys.of(executions[0]).core.encode())
+                source = cluster.master_of(slot)
+                cluster.move_slot(slot, source, cluster.another_master(source))
+                all_complete(client, *executions, client.submit("fail-once", lane=lanes[0], policy=RETRY))
+        finally:
+            workers.end_all()
+        for node in cluster.nodes:
+            with redis.Redis(port=node.port) as admin:
+                assert refused_by(admin.acl_log()) == []
 
 
 def test_an_operator_looks_at_workers_and_tells_them_what_to_do(guarded: Guarded, workers: Workers) -> None:

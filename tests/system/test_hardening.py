@@ -297,6 +297,17 @@ def test_what_a_dead_worker_has_left_is_found_and_ended(place: Place, as_root: b
     assert not is_alive(fork_server)
 
 
+@needs_root
+@pytest.mark.parametrize("as_root", [True, False])
+def test_what_children_have_started_dies_with_a_killed_worker(place: Place, as_root: bool) -> None:
+    worker = place.start("root", user=OTHER) if as_root else place.start(OTHER)
+    place.begin("start-daemon", str(place.folder))
+    daemon = psutil.Process(wait_begun(place))
+    assert daemon.username() == OTHER
+    worker.signal(signal.SIGKILL)
+    eventually(lambda: not is_alive(daemon), "the death of what a child has started")
+
+
 def is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
+import ssl
+import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +21,7 @@ import trustme
 from ffsuper.cli import Exit
 from ffsuper.client import Client
 from ffsuper.config import StoreConfig
-from ffsuper.errors import StoreAccessError
+from ffsuper.errors import StoreAccessError, StoreUnavailableError
 from ffsuper.store.connection import open_connection
 from ffsuper.store.presence import read_partition_counts
 from tests.redis_server import running_server
@@ -24,6 +29,8 @@ from tests.system.test_server import free_port
 from tests.system.workers import Workers, eventually
 
 LONG_S = 30.0
+# An option by which a socket that is closed resets its connection.
+RESET = struct.pack("ii", 1, 0)
 # Connections of a worker that are there as soon as it has done something.
 ACTORS = {"ffsuper-work", "ffsuper-presence", "ffsuper-announcements"}
 NO_TRUST = "no TLS with the store: its certificate is not accepted: "
@@ -176,6 +183,29 @@ def test_strangers_are_told_what_is_wrong_with_which_certificate(
 async def ask_as_actors_do(settings: StoreConfig) -> None:
     async with open_connection(settings, "test") as connection:
         await connection.run(read_partition_counts())
+
+
+def test_a_server_that_hangs_up_for_another_reason_is_away(tmp_path: Path, encrypted: Encrypted) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(encrypted.server.folder / "own.crt", encrypted.server.folder / "own.key")
+    callers: list[ssl.SSLSocket] = []
+    with socket.create_server(("localhost", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):  # of the listener when the test is over
+                while True:
+                    callers.append(tls.wrap_socket(listening.accept()[0], server_side=True))
+                    callers[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    callers[-1].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        certificates = Certificates(tmp_path / "none").put(encrypted.authority)
+        settings = StoreConfig(url=f"rediss://localhost:{port}/0", **certificates.settings)  # type: ignore[arg-type]
+        with pytest.raises(StoreUnavailableError, match="cannot reach the store"):
+            Client(settings, patience_s=0.0)
+        assert len(callers) == 2  # once more, to hear whether it had something against us
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_key_that_belongs_to_another_certificate_is_told(
