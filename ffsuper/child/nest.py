@@ -31,6 +31,8 @@ LOG = logging.getLogger(__name__)
 MEMORY_INTERVAL_S = 0.5
 # A child that is about to die closes its connection first.
 SILENT_S = 1.0
+# What it may take until a child that is asked to go, and then killed, is seen dead.
+PART_S = 5.0
 MIB = 1 << 20
 # Causes of a death that neither the kernel nor a fault names.
 STILLBORN = "start"
@@ -218,7 +220,9 @@ class Nest:
             self._watch.cancel()
             child, self._child = self._child, None
             self._ledger.children.discard(child.pid)
-            await child.aclose()
+            # Whoever wanted another child may be retired meanwhile: this one is seen off all the same.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + PART_S):
+                await child.aclose()
 
     def _take(self, child: Child) -> None:
         check_handlers(child, self.settings)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import time
+from collections.abc import Collection
 
 import psutil
 
@@ -34,6 +37,17 @@ def kill_orphans(owner: str, supervisor_pid: int, timeout_s: float) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+def kill_sessions(leaders: Collection[int]) -> None:
+    """Kill what is left of the sessions of dead children: a child leads one, and what it has started is in it.
+
+    For children whose fork server is dead too; while it lives it does so itself, and more thoroughly.
+    """
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) in leaders:
+                os.kill(pid, signal.SIGKILL)
 
 
 def is_running(process: psutil.Process) -> bool:

@@ -136,13 +136,17 @@ class Child:
             self._signal(signal.SIGURG)
 
     async def receive(self) -> FromChild | None:
-        """Return what the child says next; None when it has said its last.
+        """Return what the child says next; None when it has said its last, or was let go.
 
         Raises:
             RemoteProtocolError: what it says is no message. The child can only be killed.
         """
         while (received := self._decoder.next_frame()) is None:
-            await trio.lowlevel.wait_readable(self._socket)
+            if self._socket.fileno() >= 0:
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._socket)
+            if self._socket.fileno() < 0:
+                return None
             try:
                 data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
@@ -166,7 +170,7 @@ class Child:
         if self._sending.locked():
             self._interrupts.append(data)  # not into the middle of a message
             return
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(OSError):
             self._socket.send(data)
             self._signal(signal.SIGURG)
 

@@ -20,7 +20,7 @@ import trio
 from ffsuper.child import hardening
 from ffsuper.child.accounts import PLACE, Account, account_of
 from ffsuper.child.lifespans import Lifespan, Lifespans, open_memory
-from ffsuper.child.orphans import FORK_SERVER, owner_mark
+from ffsuper.child.orphans import FORK_SERVER, kill_sessions, owner_mark
 from ffsuper.child.process import LEAVE_S, Child, OnOutput
 from ffsuper.errors import ChildError, ConfigError, ForkServerGoneError
 from ffsuper.sansio import crash
@@ -349,8 +349,9 @@ class ForkServer:
                 break
             self._note(json.loads(report))
         self._how = await end_of(self._process)
-        # Its children die with it, by their death signal; nobody is left to say how.
+        # Its children die with it, by their death signal; nobody is left to say how, or to end what they began.
         self._ended = True
+        await trio.to_thread.run_sync(kill_sessions, set(self._children))
         for birth in self._births.values():
             birth.close()
         for child in list(self._children.values()):

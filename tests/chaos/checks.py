@@ -19,7 +19,7 @@ from tests.chaos.world import Done
 DOCUMENTED_EXITS_BEFORE_READY = (69, 75, 76)
 # From when the first child is ready: other children have five each, and the connections differ.
 DESCRIPTORS_MORE = 5 * CHILDREN + 10
-# Faults that are taken for the children's own, and how many they kill at most: a handler may have killed the fork server.
+# Faults that count as the children's own, and how many die at most: it may be a handler that kills its fork server.
 KILLS_CHILDREN = {"child killed": 1, "fork server killed": CHILDREN}
 # From a claim to its handler's start, at most: the claim may be what was lost.
 CLAIMED_BEFORE_S = 1.0

@@ -40,7 +40,7 @@ margin_ms = {margin_ms}
 [children]
 count = {children}
 grace_s = 1.0
-recycle_after = 40
+recycle_after = 6
 max_restarts = 1000
 
 [drain]

@@ -398,3 +398,15 @@ async def test_a_child_that_we_have_killed_was_not_overdue_and_its_place_is_used
         first.lifespan.put(0.0)
         assert await ask(second, "echo", b"alive") == Completed(b"alive")
         await second.aclose()
+
+
+async def test_what_a_child_has_started_dies_though_the_fork_server_was_killed_with_it() -> None:
+    async with serving() as server:
+        child = await server.spawn()
+        progress = await ask(child, "helper")
+        assert isinstance(progress, Progress)
+        helper = psutil.Process(int(progress.message))
+        psutil.Process(child.pid).parent().kill()  # type: ignore[union-attr]
+        await child.wait_dead()
+        assert not is_running(helper)
+        await child.aclose()

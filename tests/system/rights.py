@@ -12,7 +12,6 @@ from ffsuper.store.libraries import source_folder
 from tests.system.workers import CHECKOUT
 
 ACL_FOLDER = CHECKOUT / "config" / "acl"
-STORE_FOLDER = CHECKOUT / "ffsuper" / "store"
 CONTAINERS = ("ACL", "CLIENT", "CLUSTER", "CONFIG", "FUNCTION")
 # What redis-py sends on its own: the name of a connection, and the database where it is not the first.
 HANDSHAKE = frozenset({"client|setname", "select"})
