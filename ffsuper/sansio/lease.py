@@ -94,7 +94,7 @@ class LeaseBook:
         return due
 
     def renewed(self, lease_id: LeaseId, asked_at_s: float) -> float | None:
-        """Note that a renewal asked for at ``asked_at_s`` was granted; return the new deadline if the lease is held."""
+        """Note that a renewal asked for at ``asked_at_s`` was granted; return the new deadline of what is held."""
         held = self._held.get(lease_id)
         if held is None:
             return None

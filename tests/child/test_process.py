@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trio
 
 from ffsuper.child.orphans import is_running, kill_orphans
 from ffsuper.child.spawning import ForkServerSettings
@@ -405,8 +406,9 @@ async def test_what_a_child_has_started_dies_though_the_fork_server_was_killed_w
         child = await server.spawn()
         progress = await ask(child, "helper")
         assert isinstance(progress, Progress)
-        helper = psutil.Process(int(progress.message))
+        helper = os.pidfd_open(int(progress.message))
         psutil.Process(child.pid).parent().kill()  # type: ignore[union-attr]
         await child.wait_dead()
-        assert not is_running(helper)
+        await trio.lowlevel.wait_readable(helper)  # its death
+        os.close(helper)
         await child.aclose()

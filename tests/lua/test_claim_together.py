@@ -1,4 +1,4 @@
-"""ffsuper_claim_first: claims of what comes first leave what the protocol's calls leave one by one, and answer the same."""
+"""ffsuper_claim_first: claims of what comes first leave and answer what the protocol's calls do one by one."""
 
 from __future__ import annotations
 

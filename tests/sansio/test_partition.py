@@ -37,6 +37,7 @@ def test_a_solo_execution_lies_on_its_lanes_partition(lane: str, number: int) ->
 def test_well_formed_ids_are_kept_as_they_are(prefix: str) -> None:
     text = f"{prefix}:550e8400-e29b-41d4-a716-446655440000"
     assert partition.parse(text) == text
+    assert partition.partition_of(partition.parse(text)) == int(prefix[4:-1])
 
 
 @pytest.mark.parametrize(

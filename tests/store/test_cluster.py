@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
-from ffsuper.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
+from ffsuper.errors import OutcomeUnknownError, StoreAccessError, StoreError, StoreUnavailableError
 from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId, Pick
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
@@ -317,5 +317,5 @@ def test_a_cluster_is_reached_by_tls(tmp_path: Path, certificates: Path) -> None
         with Client(StoreConfig(url=cluster.url, tls_ca_file=Path(authority))) as client:
             executions = [client.submit("job", lane=f"lane-{number}") for number in range(20)]
             assert set(client.states(executions)) == {"waiting"}
-        with pytest.raises(StoreUnavailableError, match="certificate"):
+        with pytest.raises(StoreAccessError, match="certificate"):
             ClusterWire(StoreConfig(url=cluster.url), "test").exchange([("PING",)])
