@@ -14,7 +14,8 @@ from pathlib import Path
 
 import trio
 
-from ffsuper.child.spawning import ForkServerSettings, open_fork_server
+from ffsuper.child.server_process import ForkServerSettings
+from ffsuper.child.spawning import open_fork_server
 
 CHILDREN = 9
 ROUNDS = 3

@@ -22,7 +22,7 @@ from ffsuper.fleet import Fleet
 from ffsuper.flows import Flow
 from ffsuper.messages import FINAL_STATES, ExecutionId, LaneId
 from ffsuper.sansio import partition
-from ffsuper.store import embedded, flows, libraries, operations, signals, streams, submissions
+from ffsuper.store import embedded, flows, loading, operations, signals, streams, submissions
 from ffsuper.store.cluster import open_wire
 from ffsuper.store.keys import flow_keys
 from ffsuper.store.presence import read_partition_counts
@@ -290,7 +290,7 @@ class Client(AnyClient):
         with self._lock:
             replies = self._wire.exchange([call.command for call in calls])
             if any(isinstance(reply, LibraryMissingError) for reply in replies):
-                libraries.restore(self._wire, self._settings.library)
+                loading.restore(self._wire, self._settings.library)
         for reply in replies:
             if isinstance(reply, StoreError):
                 raise reply

@@ -22,7 +22,8 @@ from ffsuper.channels import Candidates, Demand, Finished, LeaseNews, Slot
 from ffsuper.child.hardening import LIMITS
 from ffsuper.child.nest import check_handlers
 from ffsuper.child.process import Child
-from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.child.server_process import ForkServerSettings
+from ffsuper.child.spawning import ForkServer, open_fork_server
 from ffsuper.clock import boottime_s
 from ffsuper.config import Config, LeaseConfig
 from ffsuper.grants import Grants, open_grants

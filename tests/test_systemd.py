@@ -217,7 +217,11 @@ def test_the_watchdog_limit_is_taken_if_it_is_one(usec: str, seconds: float | No
     assert notifier("/run/systemd/notify", WATCHDOG_USEC=usec).watchdog_s == seconds
 
 
-@pytest.mark.parametrize(("pid", "seconds"), [(os.getpid(), 1.0), (os.getppid(), None), ("", None), ("me", None)])
+@pytest.mark.parametrize(
+    ("pid", "seconds"),
+    [(os.getpid(), 1.0), (os.getppid(), None), ("", None), ("me", None)],
+    ids=["ours", "our parent's", "none", "no number"],
+)
 def test_the_watchdog_is_of_the_process_that_is_named(pid: object, seconds: float | None) -> None:
     assert notifier("@x", WATCHDOG_USEC="1000000", WATCHDOG_PID=str(pid)).watchdog_s == seconds
 

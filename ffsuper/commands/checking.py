@@ -21,7 +21,7 @@ from ffsuper.commands.colour import Meaning, painted
 from ffsuper.commands.exits import Exit, exit_of
 from ffsuper.commands.places import store_settings
 from ffsuper.errors import ConfigError
-from ffsuper.store import embedded, libraries
+from ffsuper.store import embedded, libraries, loading
 from ffsuper.store.cluster import open_wire
 from ffsuper.store.libraries import Held, Standing
 from ffsuper.store.store import prepare
@@ -98,7 +98,7 @@ def library(options: argparse.Namespace) -> bool:
         raise ConfigError(['[store] library = "never" forbids loading libraries: set it to "auto"'])
     with embedded.reachable(settings, owner=False) as store, closing(open_wire(store, "ffsuper-library")) as wire:
         if options.load:
-            libraries.put_ours(wire, settings.library)
+            loading.put_ours(wire, settings.library)
             prepare(store, embedded.new_counts(settings), thoroughly=True)
         found = Counter(libraries.look(wire))
     if options.json:

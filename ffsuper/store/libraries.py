@@ -1,4 +1,4 @@
-"""The two function libraries: assembly from ``lua/``, and putting them into the store.
+"""The two function libraries: assembly from ``lua/``, what servers hold of them, and whether that will do.
 
 The server takes a library as one text. Shared parts come first, in the order of their file names, then the library's
 own files, whose locals are their own. In library ``ffsuper`` the protocol's functions stand in between: its sweeps
@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ffsuper.errors import LibraryMissingError, StoreAccessError, StoreScriptError, StoreUnsuitableError
+from ffsuper.errors import LibraryMissingError, StoreScriptError, StoreUnsuitableError
 from ffsuper.store.replies import Call, Part, as_bytes
 from ffsuper.store.wire import Wire
 
@@ -150,32 +150,6 @@ def needed() -> frozenset[str]:
     return frozenset(re.findall(r"^register\('(ffsuper_\w+)'", source(FFSUPER), re.MULTILINE)) - SPARED
 
 
-def prepare(wire: Wire, mode: Mode) -> None:
-    """Make sure that the store holds both libraries, loading what is missing or an older one of ours.
-
-    A foreign ``flowfabric`` library of the right protocol version is left alone.
-
-    Raises:
-        StoreUnsuitableError: the server has no functions, or a library that does not do and that we may not replace.
-        StoreError: the store cannot be asked.
-    """
-    for server in wire.servers():
-        prepare_server(server, mode)
-
-
-def prepare_server(wire: Wire, mode: Mode) -> None:
-    """Do so on one server."""
-    for name in NAMES:
-        match Standing.of(loaded_code(wire, name), own_mark(name)):
-            case Standing.MISSING:
-                add(wire, name, mode)
-            case Standing.OLDER if mode != "never":
-                load(wire, name)
-            case Standing.FOREIGN if mode == "replace":
-                load(wire, name)
-    require(wire)
-
-
 def require(wire: Wire) -> None:
     """Make sure that the libraries will do that one server holds.
 
@@ -212,20 +186,6 @@ def lacking(wire: Wire) -> str:
     return f"the store holds a library {FFSUPER} without {lacks[0]}{more}, which this worker calls"
 
 
-def put_ours(wire: Wire, mode: Mode) -> None:
-    """Do as ``prepare``, and load ours in place of newer ones of ours too: the way back from an upgrade.
-
-    Raises:
-        StoreError: see ``prepare``.
-    """
-    if mode != "never":
-        for server in wire.servers():
-            for name in NAMES:
-                if Standing.of(loaded_code(server, name), own_mark(name)) is Standing.NEWER:
-                    load(server, name)
-    prepare(wire, mode)
-
-
 def look(wire: Wire) -> list[Held]:
     """Return what each server holds.
 
@@ -252,72 +212,6 @@ def held(wire: Wire, name: str) -> Held:
     if standing is Standing.FOREIGN and name == FLOWFABRIC:
         return Held(name, standing, f"protocol {version_spoken(wire).decode(errors='replace')}")
     return Held(name, standing, "" if mark is None else str(mark))
-
-
-def restore(wire: Wire, mode: Mode) -> None:
-    """Load libraries again that the store has lost; what it holds stays. Does nothing where loading is forbidden.
-
-    Another program has replaced a library whose functions are missing: it is newer, or an operator's way back.
-
-    Raises:
-        StoreError: see ``add``.
-    """
-    if mode != "never":
-        for server in wire.servers():
-            for name in NAMES:
-                if not functions(server, name):
-                    add(server, name, mode)
-
-
-def require_everywhere(wire: Wire, mode: Mode) -> None:
-    """Make sure that all servers hold libraries that will do, loading what they have lost.
-
-    Raises:
-        StoreUnsuitableError: one of them does not. What is missing may yet come.
-        StoreError: they cannot be asked.
-    """
-    for server in wire.servers():
-        for name in NAMES:
-            if not shortcoming(server, name):
-                continue
-            if functions(server, name):
-                require(server)
-            elif mode != "never":
-                add(server, name, mode)
-
-
-def add(wire: Wire, name: str, mode: Mode) -> None:
-    """Load a library that is missing; one that somebody else has loaded meanwhile stays.
-
-    Raises:
-        StoreUnsuitableError: loading is forbidden by the configuration, or the server does not take it.
-    """
-    if mode == "never":
-        raise StoreUnsuitableError(
-            f'the store lacks library {name}, and [store] library = "never" forbids loading it: {LOADED_BY_OTHERS}, '
-            'or set it to "auto"'
-        )
-    try:
-        reply_to(wire, "FUNCTION", "LOAD", assemble(name))
-    except StoreAccessError as error:
-        raise StoreAccessError(f"the store lacks library {name}. {error}: {LOADED_BY_OTHERS}") from None
-    except StoreScriptError as error:
-        if loaded_code(wire, name) is None:
-            raise StoreUnsuitableError(f"the store does not take library {name} ({error})") from None
-
-
-def load(wire: Wire, name: str) -> None:
-    """Load one library, in place of another of that name.
-
-    Raises:
-        StoreUnsuitableError: the server does not take it.
-    """
-    try:
-        reply_to(wire, "FUNCTION", "LOAD", "REPLACE", assemble(name))
-    except StoreAccessError as error:
-        raise StoreAccessError(f"the store holds another library {name}. {error}: {LOADED_BY_OTHERS}") from None
-    except StoreScriptError as error:
-        raise StoreUnsuitableError(f"the store does not take library {name} ({error})") from None
 
 
 def functions(wire: Wire, name: str) -> frozenset[str]:

@@ -25,7 +25,7 @@ import trio
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import LibraryMissingError, OutcomeUnknownError, StoreError, StoreUnavailableError
-from ffsuper.store import libraries
+from ffsuper.store import loading
 from ffsuper.store.link import BROKEN, Link, packed
 from ffsuper.store.replies import error_of
 from ffsuper.store.wire import READS, Command, ServerWire, confirmed, connection_maker, lost_answer, wait_command
@@ -273,10 +273,10 @@ def restore_library(settings: StoreConfig, name: str) -> None:
     """Load libraries again that the server has lost, where that is allowed. Blocks.
 
     Raises:
-        StoreError: see ``libraries.restore``.
+        StoreError: see ``loading.restore``.
     """
     wire = ServerWire(settings, name)
     try:
-        libraries.restore(wire, settings.library)
+        loading.restore(wire, settings.library)
     finally:
         wire.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreError
 from ffsuper.sansio.partition import PartitionCounts
-from ffsuper.store import libraries, secrets
+from ffsuper.store import libraries, loading, secrets
 from ffsuper.store.attempts import Attempts
 from ffsuper.store.blocked import Blocked
 from ffsuper.store.claims import Claims, Identity
@@ -115,7 +115,7 @@ def require_libraries(settings: StoreConfig) -> None:
     """
     wire = open_wire(settings, "ffsuper-setup")
     try:
-        libraries.require_everywhere(wire, settings.library)
+        loading.require_everywhere(wire, settings.library)
     finally:
         wire.close()
 
@@ -136,7 +136,7 @@ def prepare(
     """
     wire = open_wire(settings, "ffsuper-setup")
     try:
-        libraries.prepare(wire, settings.library)
+        loading.prepare(wire, settings.library)
         counts = wire.run(read_partition_counts())
         if counts is None:
             wire.run(install_partition_counts(new_counts or PartitionCounts()))

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from ffsuper.child.process import Child
-from ffsuper.child.spawning import ForkServer, ForkServerSettings, open_fork_server
+from ffsuper.child.server_process import ForkServerSettings
+from ffsuper.child.spawning import ForkServer, open_fork_server
 from ffsuper.messages import Ended, FromChild, Outcome, ReceivedSignal, Start
 
 SETTINGS = ForkServerSettings(("tests.child.handlers_for_tests",))

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from ffsuper.child.process import Child
-from ffsuper.child.spawning import ForkServerSettings
+from ffsuper.child.server_process import ForkServerSettings
 from ffsuper.messages import (
     FRAMES_IN_FLIGHT,
     Completed,

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from ffsuper.child.orphans import is_running, kill_orphans
-from ffsuper.child.spawning import ForkServerSettings
+from ffsuper.child.server_process import ForkServerSettings
 from ffsuper.clock import boottime_s
 from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError, first_cause
 from ffsuper.messages import Completed, InterruptReason, Progress
@@ -292,7 +292,8 @@ async def test_the_fork_servers_death_is_the_death_of_all_its_children() -> None
 
 SUPERVISOR = """
 import sys, trio
-from ffsuper.child.spawning import ForkServerSettings, open_fork_server
+from ffsuper.child.server_process import ForkServerSettings
+from ffsuper.child.spawning import open_fork_server
 from tests.child.children import start
 
 async def main():

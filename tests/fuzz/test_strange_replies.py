@@ -93,13 +93,13 @@ def test_a_member_that_names_no_partition_is_nobodys_work() -> None:
 @pytest.mark.parametrize("reply", [[[b"library_name"]], [[b"library_name", b"flowfabric"]], [7], b"text"])
 def test_a_list_of_libraries_that_is_none_is_a_store_error(reply: Any) -> None:
     with pytest.raises(StoreUnsuitableError):
-        dict(errands())["libraries.prepare"](NonsenseWire(canned([reply])))
+        dict(errands())["loading.prepare"](NonsenseWire(canned([reply])))
 
 
 def test_a_version_that_is_none_is_another_one() -> None:
     ours = [[b"library_name", b"flowfabric", b"library_code", b"#!lua"]]
     with pytest.raises(StoreUnsuitableError, match="holds library flowfabric version "):
-        dict(errands())["libraries.prepare"](NonsenseWire(canned([ours, ours, None])))
+        dict(errands())["loading.prepare"](NonsenseWire(canned([ours, ours, None])))
 
 
 # --- clients of a store -------------------------------------------------------------------------------------------

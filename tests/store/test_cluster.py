@@ -19,7 +19,7 @@ from ffsuper.errors import OutcomeUnknownError, StoreAccessError, StoreError, St
 from ffsuper.messages import Candidate, Claim, ClaimKind, LaneId, Pick
 from ffsuper.sansio.partition import of_bytes
 from ffsuper.sansio.scan import Place
-from ffsuper.store import libraries
+from ffsuper.store import loading
 from ffsuper.store.announcements import ELIGIBLE, LEASE_ENDS, open_announcements
 from ffsuper.store.claims import Identity
 from ffsuper.store.cluster import ClusterWire, address_of, key_of, seeds, slot_map
@@ -92,7 +92,7 @@ def test_a_slot_that_is_being_moved_is_asked_for_where_each_key_is(cluster: Clus
 
 
 def test_libraries_are_loaded_on_every_server_that_takes_writes(cluster: Cluster, wire: ClusterWire) -> None:
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     masters = [node for node in cluster.nodes if b"role:master" in role(node)]
     assert len(masters) == 3
     for node in masters:

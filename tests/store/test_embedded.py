@@ -12,7 +12,7 @@ import pytest
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnavailableError
-from ffsuper.store import embedded, embedded_server, libraries
+from ffsuper.store import embedded, embedded_server, libraries, loading
 from ffsuper.store.wire import ServerWire
 
 
@@ -95,7 +95,7 @@ def test_without_a_server_on_path_the_one_in_python_is_used_with_a_loud_warning(
     with embedded.reachable(embedded_in(tmp_path)) as settings:
         assert settings.url.startswith("redis://127.0.0.1:")
         wire = ServerWire(settings, "test")
-        libraries.prepare(wire, "auto")
+        loading.prepare(wire, "auto")
         assert libraries.reply_to(wire, "FCALL", "ff_version", 0) == b"5"
         wire.close()
     assert "EMBEDDED STORE IN MEMORY" in caplog.text

@@ -11,7 +11,7 @@ import redis
 
 from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnsuitableError
-from ffsuper.store import libraries
+from ffsuper.store import libraries, loading
 from ffsuper.store.libraries import FFSUPER, FLOWFABRIC, NAMES, Mark
 from ffsuper.store.wire import ServerWire, Wire
 from tests.redis_server import running_server
@@ -36,14 +36,14 @@ def ask(wire: Wire, *command: str) -> object:
 
 @pytest.mark.parametrize("name", [FLOWFABRIC, FFSUPER])
 def test_a_missing_library_is_loaded_and_marked_as_ours(wire: Wire, name: str) -> None:
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     assert Mark.found_in(libraries.loaded_code(wire, name) or "") == libraries.own_mark(name)
 
 
 def test_preparing_twice_loads_nothing_again(wire: Wire) -> None:
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     before = ask(wire, "INFO", "commandstats")
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     after = ask(wire, "INFO", "commandstats")
     loads = [line for line in str(before).split("\\r\\n") if "function|load" in line]
     assert loads == [line for line in str(after).split("\\r\\n") if "function|load" in line]
@@ -51,13 +51,13 @@ def test_preparing_twice_loads_nothing_again(wire: Wire) -> None:
 
 def test_an_older_library_of_ours_is_replaced(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FLOWFABRIC, (0, 0, 1)))
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     assert Mark.found_in(libraries.loaded_code(wire, FLOWFABRIC) or "") == libraries.own_mark(FLOWFABRIC)
 
 
 def test_a_newer_library_of_ours_is_left_alone(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FLOWFABRIC, (99, 0, 0)))
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     found = Mark.found_in(libraries.loaded_code(wire, FLOWFABRIC) or "")
     assert found is not None
     assert found.release == (99, 0, 0)
@@ -65,7 +65,7 @@ def test_a_newer_library_of_ours_is_left_alone(wire: Wire) -> None:
 
 def test_a_foreign_library_of_the_right_version_is_left_alone(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", FOREIGN.format(version="5"))
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     assert libraries.loaded_code(wire, FLOWFABRIC) == FOREIGN.format(version="5")
     assert libraries.loaded_code(wire, FFSUPER) is not None
 
@@ -75,26 +75,26 @@ def test_a_foreign_library_of_another_version_is_refused_and_left_alone(wire: Wi
     ask(wire, "FUNCTION", "LOAD", FOREIGN.format(version="4"))
     ask(wire, "FUNCTION", "LOAD", libraries.assemble(FFSUPER))
     with pytest.raises(StoreUnsuitableError, match=r"version 4, and this worker speaks version 5.*replace"):
-        libraries.prepare(wire, mode)
+        loading.prepare(wire, mode)
     assert libraries.loaded_code(wire, FLOWFABRIC) == FOREIGN.format(version="4")
 
 
 def test_a_foreign_library_is_replaced_where_the_operator_says_so(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", FOREIGN.format(version="4"))
-    libraries.prepare(wire, "replace")
+    loading.prepare(wire, "replace")
     assert ask(wire, "FCALL", "ff_version", "0") == b"5"
 
 
 def test_where_loading_is_forbidden_a_missing_library_is_named(wire: Wire) -> None:
     with pytest.raises(StoreUnsuitableError, match=r'lacks library flowfabric, and .* "never"'):
-        libraries.prepare(wire, "never")
+        loading.prepare(wire, "never")
 
 
 def test_a_server_that_knows_no_functions_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path, "--rename-command", "FUNCTION", "") as url:
         wire = ServerWire(StoreConfig(url=url), "test")
         with pytest.raises(StoreUnsuitableError, match=r"knows no functions.*needs Redis 7\.0"):
-            libraries.prepare(wire, "auto")
+            loading.prepare(wire, "auto")
         wire.close()
 
 
@@ -114,7 +114,7 @@ def test_functions_that_can_be_spared_are_ours_and_no_others_can() -> None:
 def test_a_library_that_lacks_what_can_be_spared_will_do(wire: Wire, release: tuple[int, ...]) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FFSUPER, release, without=LATER_FUNCTIONS))
     ask(wire, "FUNCTION", "LOAD", libraries.assemble(FLOWFABRIC))
-    libraries.prepare(wire, "never")
+    loading.prepare(wire, "never")
     assert release_held(wire, FFSUPER) == release
 
 
@@ -133,13 +133,13 @@ def test_a_library_that_lacks_what_is_needed_is_refused_and_left_alone(
     ask(wire, "FUNCTION", "LOAD", library_of(FFSUPER, release, without=without))
     ask(wire, "FUNCTION", "LOAD", libraries.assemble(FLOWFABRIC))
     with pytest.raises(StoreUnsuitableError, match=f"without ffsuper_lead and 2 more, which .*: {remedy}"):
-        libraries.prepare(wire, mode)
+        loading.prepare(wire, mode)
     assert release_held(wire, FFSUPER) == release
 
 
 def test_an_older_library_that_lacks_what_is_needed_is_replaced(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FFSUPER, (0, 0, 1), without=("ffsuper_lead",)))
-    libraries.prepare(wire, "auto")
+    loading.prepare(wire, "auto")
     assert release_held(wire, FFSUPER) == libraries.own_mark(FFSUPER).release
 
 
@@ -152,7 +152,7 @@ def test_a_later_library_of_ours_that_speaks_another_version_is_refused_and_left
     with pytest.raises(
         StoreUnsuitableError, match="version 6, and this worker speaks version 5: upgrade this worker"
     ):
-        libraries.prepare(wire, mode)
+        loading.prepare(wire, mode)
     assert release_held(wire, FLOWFABRIC) == (99, 0, 0)
 
 
@@ -161,45 +161,45 @@ def test_a_foreign_library_that_tells_no_version_is_refused(wire: Wire, body: st
     code = FOREIGN.replace("return '{version}'", body) if body else FOREIGN.replace("ff_version", "ff_other")
     ask(wire, "FUNCTION", "LOAD", code)
     with pytest.raises(StoreUnsuitableError, match=r"version \(not told\), and this worker speaks version 5"):
-        libraries.prepare(wire, "auto")
+        loading.prepare(wire, "auto")
 
 
 def test_a_server_that_does_not_take_our_library_is_refused(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", FOREIGN.format(version="5").replace("name=flowfabric", "name=other"))
     with pytest.raises(StoreUnsuitableError, match="does not take library flowfabric"):
-        libraries.prepare(wire, "auto")
+        loading.prepare(wire, "auto")
 
 
 @pytest.mark.parametrize("release", [(0, 0, 1), (99, 0, 0)])
 def test_what_is_lost_is_loaded_again_and_what_was_replaced_stays(wire: Wire, release: tuple[int, ...]) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FFSUPER, release, without=("ffsuper_claim_first",)))
-    libraries.restore(wire, "never")
+    loading.restore(wire, "never")
     assert release_held(wire, FLOWFABRIC) is None
-    libraries.restore(wire, "auto")
+    loading.restore(wire, "auto")
     assert release_held(wire, FLOWFABRIC) == libraries.own_mark(FLOWFABRIC).release
     assert release_held(wire, FFSUPER) == release
 
 
 def test_a_library_that_another_program_has_loaded_meanwhile_stays(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", library_of(FFSUPER, (99, 0, 0)))
-    libraries.add(wire, FFSUPER, "auto")
+    loading.add(wire, FFSUPER, "auto")
     assert release_held(wire, FFSUPER) == (99, 0, 0)
 
 
 def test_the_way_back_puts_ours_in_place_of_later_ones(wire: Wire) -> None:
     for name in NAMES:
         ask(wire, "FUNCTION", "LOAD", library_of(name, (99, 0, 0)).replace("return '5'", "return '6'"))
-    libraries.put_ours(wire, "auto")
+    loading.put_ours(wire, "auto")
     assert [release_held(wire, name) for name in NAMES] == [libraries.own_mark(name).release for name in NAMES]
     assert ask(wire, "FCALL", "ff_version", "0") == b"5"
 
 
 def test_libraries_are_required_as_long_as_they_are_there(wire: Wire) -> None:
-    libraries.require_everywhere(wire, "never")  # nothing is there: it may yet come
-    libraries.require_everywhere(wire, "auto")
+    loading.require_everywhere(wire, "never")  # nothing is there: it may yet come
+    loading.require_everywhere(wire, "auto")
     assert [release_held(wire, name) for name in NAMES] == [libraries.own_mark(name).release for name in NAMES]
     ask(wire, "FUNCTION", "LOAD", "REPLACE", library_of(FFSUPER, (99, 0, 0), without=LATER_FUNCTIONS))
-    libraries.require_everywhere(wire, "auto")
+    loading.require_everywhere(wire, "auto")
     ask(wire, "FUNCTION", "LOAD", "REPLACE", library_of(FFSUPER, (99, 0, 0), without=("ffsuper_reclaimable",)))
     with pytest.raises(StoreUnsuitableError, match="without ffsuper_reclaimable, which this worker calls: upgrade"):
-        libraries.require_everywhere(wire, "auto")
+        loading.require_everywhere(wire, "auto")

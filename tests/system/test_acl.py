@@ -583,7 +583,7 @@ def test_who_may_cancel_may_also_write_the_record_by_hand(guarded: Guarded, subm
 SETTING_UP = frozenset({"ffsuper_install_partitions", "ffsuper_install_secret"})
 ROTATION = frozenset({"ffsuper_rotate_secret"})
 PRESENCE = frozenset({"ffsuper_release_alive", "ffsuper_renew_alive", "ffsuper_replace_alive"})
-CONNECTING = ("store/wire", "store/cluster", "store/libraries", "store/presence")
+CONNECTING = ("store/wire", "store/cluster", "store/libraries", "store/loading", "store/presence")
 WORKING = (
     *("store/announcements", "store/secrets", "store/attempts", "store/batch_claims", "store/claim_calls"),
     *("store/claims", "store/single_claims", "store/finds", "store/scans", "store/takeovers", "store/leases"),

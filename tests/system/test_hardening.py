@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ffsuper.child import spawning
+from ffsuper.child import server_process, spawning
 from ffsuper.child.orphans import FORK_SERVER
 from ffsuper.cli import Exit
 from ffsuper.client import Client
@@ -463,8 +463,8 @@ async def test_a_python_that_the_user_cannot_run_is_told(folder: Path, monkeypat
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     (closed / "python").symlink_to(sys.executable)
-    monkeypatch.setattr(spawning, "FORK_SERVER", (str(closed / "python"), *FORK_SERVER[1:]))
-    settings = spawning.ForkServerSettings((HANDLERS,), user=OTHER)
+    monkeypatch.setattr(server_process, "FORK_SERVER", (str(closed / "python"), *FORK_SERVER[1:]))
+    settings = server_process.ForkServerSettings((HANDLERS,), user=OTHER)
     with pytest.raises(
         ConfigError, match=rf'^\[children\] user: "{OTHER}" may not run {closed}/python: it needs Python'
     ):
