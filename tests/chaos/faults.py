@@ -23,6 +23,7 @@ in_thread = trio.to_thread.run_sync
 SUPERVISOR_STEPS_S = (-86_400.0, -3_600.0, -7.0, 7.0, 3_600.0, 86_400.0)
 STORE_STEPS_S = (-2.0, -0.5, 0.2)
 SLOW_S = 0.25
+KILL_AGAIN_S = 0.2
 
 
 def one_of(world: World, fault: Fault) -> tuple[Supervisor, Network]:
@@ -154,9 +155,19 @@ async def script_busy(world: World, fault: Fault) -> None:
     """Have somebody's script keep the store from answering."""
     async with world.store_busy, trio.open_nursery() as nursery:
         with world.doing(fault.kind, "store"):
-            nursery.start_soon(in_thread, world.store.hang)
+            ended = trio.Event()
+            nursery.start_soon(hang, world, ended)
             await trio.sleep(fault.lasts_s)
-            await in_thread(world.store.kill_script)
+            while not ended.is_set():
+                await in_thread(world.store.kill_script)
+                with trio.move_on_after(KILL_AGAIN_S):  # it may not have begun
+                    await ended.wait()
+
+
+async def hang(world: World, ended: trio.Event) -> None:
+    """Run a script that never ends, until somebody ends it."""
+    await in_thread(world.store.hang)
+    ended.set()
 
 
 async def out_of_memory(world: World, fault: Fault) -> None:
