@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import psutil
+import redis
 import trio
 
 from tests.chaos.network import Network
@@ -57,8 +58,10 @@ async def leader_signalled(number: signal.Signals, world: World, fault: Fault) -
     """Hit the one whose engine leads."""
 
     def holder() -> str:
-        with world.store.primary.connection() as connection:
+        cannot_be_asked = contextlib.suppress(redis.RedisError)
+        with cannot_be_asked, world.store.primary.connection() as connection:
             return str(connection.hget("ffsuper:engine:leader", "holder"))
+        return ""
 
     name = await in_thread(holder)
     for one in world.supervisors:
@@ -166,7 +169,7 @@ async def script_busy(world: World, fault: Fault) -> None:
 
 async def hang(world: World, ended: trio.Event) -> None:
     """Run a script that never ends, until somebody ends it."""
-    await in_thread(world.store.hang)
+    await in_thread(world.store.hang, abandon_on_cancel=True)
     ended.set()
 
 
