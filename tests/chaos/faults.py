@@ -59,7 +59,7 @@ async def leader_signalled(number: signal.Signals, world: World, fault: Fault) -
 
     def holder() -> str:
         cannot_be_asked = contextlib.suppress(redis.RedisError)
-        with cannot_be_asked, world.store.primary.connection() as connection:
+        with cannot_be_asked, world.store.primary.connection(1.0) as connection:
             return str(connection.hget("ffsuper:engine:leader", "holder"))
         return ""
 

@@ -67,9 +67,9 @@ class Server:
             assert time.monotonic() < give_up_s, f"the store does not start: {self.folder / 'server.log'}"
             time.sleep(0.02)
 
-    def connection(self) -> redis.Redis:
+    def connection(self, timeout_s: float = 10.0) -> redis.Redis:
         """Return a connection that nothing is in the way of."""
-        return redis.Redis(port=self.port, socket_timeout=10.0)
+        return redis.Redis(port=self.port, socket_timeout=timeout_s)
 
     def append_only_file(self) -> Path | None:
         """Return the file that is being written."""
