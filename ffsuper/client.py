@@ -289,8 +289,9 @@ class Client(AnyClient):
     def _try_all(self, calls: Sequence[Call[T]]) -> list[T]:
         with self._lock:
             replies = self._wire.exchange([call.command for call in calls])
-            if any(isinstance(reply, LibraryMissingError) for reply in replies):
-                loading.restore(self._wire, self._settings.library)
+            for call, reply in zip(calls, replies, strict=True):
+                if isinstance(reply, LibraryMissingError):
+                    loading.restore_function(self._wire, self._settings.library, str(call.command[1]))
         for reply in replies:
             if isinstance(reply, StoreError):
                 raise reply

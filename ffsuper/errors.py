@@ -76,11 +76,19 @@ class StoreUnsuitableError(StoreError):
 
 
 class LibraryMissingError(StoreUnavailableError):
-    """The store lost a function library (an empty failover, a flush); it is loaded again where we own it."""
+    """The store lacks a function. A library that was lost (empty failover, flush) is loaded again where we own it."""
 
 
 class StoreScriptError(StoreError):
     """A function stopped with a runtime error: corrupt keys, or a defect. Nobody should repeat it blindly."""
+
+
+class WrongTypeError(StoreScriptError):
+    """Whoever writes into the store's: a key holds another type of value than it should. Others may be sound."""
+
+
+class UnreadableReplyError(StoreScriptError):
+    """The store's, or a defect: what came back is not what should come. The call may have been carried out."""
 
 
 class RefusedError(StoreError):

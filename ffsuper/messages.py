@@ -107,6 +107,7 @@ class Claim:
         retry_policy: the policy's ``retry_policy`` member as JSON text; empty when it has none.
         deadline_ms: Unix time at which the execution expires; None when it does not.
         signals: what ended the suspension that it comes back from.
+        damage: what cannot be read of all this, so that no handler can be called; empty when all could.
     """
 
     lease: Lease
@@ -117,6 +118,7 @@ class Claim:
     retry_policy: bytes
     deadline_ms: int | None = None
     signals: tuple[ReceivedSignal, ...] = ()
+    damage: str = ""
 
 
 # --- the worker itself ------------------------------------------------------------------------------------------
@@ -363,7 +365,7 @@ class Failed:
     Attributes:
         reason: for people; becomes the attempt's ``failure_reason``.
         category: ``exception``, ``fatal``, ``timeout``, ``deadline``, ``cancelled``, ``payload``, ``result``,
-            ``crash``, ``memory``, ``unknown_kind``, or the handler's own.
+            ``crash``, ``memory``, ``unknown_kind``, ``too_large``, ``damaged``, or the handler's own.
         retryable: False ends the execution whatever its retry policy says.
     """
 

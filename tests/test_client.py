@@ -12,6 +12,7 @@ import redis
 
 from ffsuper.client import Client
 from ffsuper.clients import due_ms
+from ffsuper.commands.exits import exit_of
 from ffsuper.config import StoreConfig
 from ffsuper.errors import (
     ExecutionNotFoundError,
@@ -19,9 +20,12 @@ from ffsuper.errors import (
     LeaseLostError,
     RefusedError,
     StoreUnavailableError,
+    StoreUnsuitableError,
 )
+from ffsuper.store.libraries import FFSUPER, FLOWFABRIC
 from ffsuper.store.submissions import PAYLOAD_LIMIT_BYTES
 from tests.redis_server import running_server
+from tests.store.older import library_of
 
 UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000000"
 
@@ -203,6 +207,35 @@ def test_a_library_lost_meanwhile_is_loaded_again(client: Client, url: str) -> N
     with redis.Redis.from_url(url) as server:
         server.function_flush()
     assert client.state(client.submit("job")) == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("release", "function", "remedy"),
+    [
+        ((99, 0, 0), "ffsuper_add_member", "upgrade this program, or go back"),
+        ((0, 0, 1), "ffsuper_add_member", "load the libraries of this release with ffsuper library --load"),
+        ((99, 0, 0), "ff_create_flow", "upgrade this program, or go back"),
+    ],
+)
+def test_a_library_that_is_there_without_a_function_is_told_with_what_to_do(
+    client: Client, url: str, release: tuple[int, ...], function: str, remedy: str
+) -> None:
+    flow = client.create_flow()
+    name = FFSUPER if function.startswith("ffsuper_") else FLOWFABRIC
+    with redis.Redis.from_url(url) as server:
+        server.function_load(library_of(name, release, without=(function,)), replace=True)
+    with pytest.raises(StoreUnsuitableError, match=f"holds a library {name} without {function}.*: {remedy}"):
+        flow.add("job") if name == FFSUPER else client.create_flow()
+    assert exit_of(StoreUnsuitableError) == 76
+
+
+def test_a_library_that_is_lost_and_may_not_be_loaded_is_told_by_its_name(client: Client, url: str) -> None:
+    with redis.Redis.from_url(url) as server, Client(StoreConfig(url=url, library="never"), patience_s=0) as other:
+        server.function_flush()
+        with pytest.raises(
+            StoreUnavailableError, match="lacks library flowfabric, which has ff_create_execution: run"
+        ):
+            other.submit("job")
 
 
 def test_threads_may_share_a_client(client: Client) -> None:

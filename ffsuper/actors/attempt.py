@@ -95,6 +95,8 @@ class Attempt:
         Args:
             look: called at ``look_s``, which it sets anew.
         """
+        if self._claim.damage:
+            return Failed(f"the store's keys are damaged: {self._claim.damage}", "damaged", retryable=False)
         if not self._is_registered:
             told_kind = f"no handler is registered for kind {self._claim.execution_kind!r}"
             return Failed(told_kind, "unknown_kind", retryable=False)

@@ -164,7 +164,8 @@ class Facts:
             cut the handler short. Whether what it waited for has come is told by ``signals``.
         tags: the submitter's labels.
         deadline: when the execution expires; None when it does not.
-        signals: what ended the suspension that it comes back from, in the order of the names that were waited for.
+        signals: what ended the suspension that it comes back from, in the order of the names that were waited for. An
+            attempt that replaces one which failed or lost its worker since (``retry``, ``reclaim``) has them as well.
         traceparent: W3C trace context, to go on with the trace: of the attempt's span, or where the worker traces
             nothing of the submitter's; empty when that has none either.
         log: a logger whose lines end up in the worker's log, with the execution's id.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ffsuper.errors import OutcomeUnknownError, StoreError
+from ffsuper.errors import OutcomeUnknownError, StoreError, UnreadableReplyError, WrongTypeError
 from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Lease, Pick
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.replies import Call, Status, fcall
 
+LOG = logging.getLogger(__name__)
+
 GRANT_TTL_MS = 5_000  # the protocol's; an unused grant keeps others away for this long
 LAST_MS = 253_402_300_799_000  # the end of the year 9999
+PARTS = ("payload", "tags", "policy", "deadline", "record", "attempt")  # of a context, in the order of its reads
+# What reading again does not help against: the execution can never be run, and its claim says so.
+DAMAGE = (UnreadableReplyError, WrongTypeError)
 NO_CAPABLE_WORKER = "no connected worker satisfies required_capabilities"
 
 
@@ -66,12 +72,20 @@ class Wanted:
 
 
 def claimed(candidate: Candidate, lease: Lease, taken: Taken, context: list[Any]) -> Claim | StoreError:
-    """Put lease and context together; without the context it is a doubt, to be looked up again."""
+    """Put lease and context together; while the context cannot be had it is a doubt, to be looked up again."""
     granted = replace(lease, epoch=taken.epoch, attempt_id=taken.attempt_id, attempt_index=taken.attempt_index)
-    for part in context:
-        if isinstance(part, StoreError):
-            return ClaimDoubtError(candidate, lease, part)
     payload, tags, retry_policy, deadline_ms, *read = context
+    if isinstance(deadline_ms, DAMAGE):  # the partition's, and no reason to fail all that is there
+        LOG.warning("damaged key skipped", extra={"key": deadlines_of(lease), "error": deadline_ms})
+        deadline_ms = None
+    parts = zip(PARTS, (payload, tags, retry_policy, deadline_ms, *read), strict=False)
+    failures = {name: part for name, part in parts if isinstance(part, StoreError)}
+    for failure in failures.values():
+        if not isinstance(failure, DAMAGE):
+            return ClaimDoubtError(candidate, lease, failure)
+    if failures:
+        kind, told = candidate.execution_kind, "; ".join(f"{name}: {error}" for name, error in failures.items())
+        return Claim(granted, kind, taken.attempt_type, payload=b"", tags={}, retry_policy=b"", damage=told)
     kind = read[0] if read else candidate.execution_kind
     return Claim(granted, kind, taken.attempt_type, payload, tags, retry_policy, deadline_ms)
 
@@ -192,11 +206,16 @@ def context_reads(candidate: Candidate, lease: Lease) -> list[Call[Any]]:
         Call(("GET", keys.part("payload")), lambda reply: reply or b""),
         Call(("HGETALL", keys.part("tags")), read_tags),
         Call(("GET", keys.part("policy")), read_retry_policy),
-        Call(("ZSCORE", keys.partition.index("execution_deadline"), lease.execution_id), read_deadline),
+        Call(("ZSCORE", deadlines_of(lease), lease.execution_id), read_deadline),
     ]
     if not candidate.execution_kind:
         reads.append(Call(("HGET", keys.core, "execution_kind"), read_kind))
     return reads
+
+
+def deadlines_of(lease: Lease) -> str:
+    """Return the key of the index that has an execution's deadline."""
+    return ExecutionKeys.of(lease.execution_id).partition.index("execution_deadline")
 
 
 def read_kind(reply: bytes | None) -> str:

@@ -16,18 +16,20 @@ from typing import Any
 from ffsuper.errors import LibraryMissingError, RefusedError, StoreError, StoreScriptError
 from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, ExecutionId, Lease, LeaseId, Pick
 from ffsuper.store.batch_claims import FUNCTION, claim_first, settle_picks
-from ffsuper.store.claim_calls import ClaimDoubtError, Identity, Wanted, claimed, context_reads, read_holder
+from ffsuper.store.claim_calls import DAMAGE, ClaimDoubtError, Identity, Wanted, claimed, context_reads, read_holder
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Call
 from ffsuper.store.scans import members
-from ffsuper.store.signals import read_resume_signals
+from ffsuper.store.signals import REPLACING, read_resume_signals
 from ffsuper.store.single_claims import SingleClaims
 from ffsuper.store.spared import Spared
 
 __all__ = ["ClaimDoubtError", "Claims", "Identity"]
 
 NO_EXECUTION = ExecutionId("")  # of a lease while it is not known which execution the store picks
+# Types of attempts that may have signals to begin with.
+GO_ON = REPLACING | {"resumed"}
 
 
 class Claims:
@@ -115,11 +117,13 @@ class Claims:
         return found
 
     async def _with_signals(self, claim: Claim | StoreError) -> Claim | StoreError:
-        """Add what ended the suspension, if the attempt comes back from one."""
-        if not isinstance(claim, Claim) or claim.attempt_type != "resumed":
+        """Add what ended the suspension, if the attempt comes back from one, or replaces one that had."""
+        if not isinstance(claim, Claim) or claim.attempt_type not in GO_ON:
             return claim
         try:
             return replace(claim, signals=await read_resume_signals(self._connection, claim.lease))
+        except DAMAGE as error:
+            return replace(claim, damage=f"signals: {error}")
         except StoreError as error:
             lease, kind = claim.lease, claim.execution_kind
             resumed = Candidate(lease.execution_id, lease.lane, ClaimKind.RESUMED, kind, lease.attempt_index)
@@ -142,14 +146,15 @@ class Claims:
             candidate, lease = picked, replace(lease, execution_id=picked.execution_id)
         calls: list[Call[Any]] = [read_holder(lease), *context_reads(candidate, lease)]
         holder, *context = await self._connection.try_all(calls)
-        if isinstance(holder, StoreError):
+        if isinstance(holder, StoreError) and not isinstance(holder, DAMAGE):
             return doubt
-        if holder is None:
+        if holder is None or isinstance(holder, StoreError):  # a lease on a record that is none will not last
             return RefusedError("claim", "not_carried_out")
         attempt = ExecutionKeys.of(candidate.execution_id).attempt(holder.attempt_index)
         (attempt_type,) = await self._connection.try_all([read_attempt_type(attempt)])
         if isinstance(attempt_type, StoreError):
-            return doubt
+            context.append(attempt_type)
+            attempt_type = ""
         held = replace(holder, attempt_type=attempt_type)
         return await self._with_signals(claimed(candidate, lease, held, context))
 

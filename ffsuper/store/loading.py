@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ffsuper.errors import StoreAccessError, StoreScriptError, StoreUnsuitableError
+from ffsuper.errors import LibraryMissingError, StoreAccessError, StoreScriptError, StoreUnsuitableError
 from ffsuper.store.libraries import (
+    FFSUPER,
+    FLOWFABRIC,
     LOADED_BY_OTHERS,
     NAMES,
+    NO_REMEDY,
     Mode,
     Standing,
     assemble,
@@ -17,6 +20,12 @@ from ffsuper.store.libraries import (
     shortcoming,
 )
 from ffsuper.store.wire import Wire
+
+# What callers are to do about a library without a function.
+REMEDIES_WITHOUT = {
+    Standing.NEWER: "upgrade this program, or go back to the libraries of its release with ffsuper library --load",
+    Standing.OLDER: "load the libraries of this release with ffsuper library --load, or start one of its workers",
+}
 
 
 def prepare(wire: Wire, mode: Mode) -> None:
@@ -72,6 +81,26 @@ def restore(wire: Wire, mode: Mode) -> None:
             for name in NAMES:
                 if not functions(server, name):
                     add(server, name, mode)
+
+
+def restore_function(wire: Wire, mode: Mode, function: str) -> None:
+    """Do as ``restore`` for somebody who has called a function that was not there.
+
+    Raises:
+        StoreUnsuitableError: a server holds the library without this function, so that calling again does not help.
+        LibraryMissingError: a server still lacks the library.
+        StoreError: see ``add``.
+    """
+    restore(wire, mode)
+    name = FFSUPER if function.startswith("ffsuper_") else FLOWFABRIC
+    for server in wire.servers():
+        held = functions(server, name)
+        if not held:
+            raise LibraryMissingError(f"the store lacks library {name}, which has {function}: {LOADED_BY_OTHERS}")
+        if function not in held:
+            standing = Standing.of(loaded_code(server, name), own_mark(name))
+            remedy = REMEDIES_WITHOUT.get(standing, NO_REMEDY)
+            raise StoreUnsuitableError(f"the store holds a library {name} without {function}, called here: {remedy}")
 
 
 def require_everywhere(wire: Wire, mode: Mode) -> None:

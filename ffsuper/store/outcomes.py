@@ -26,7 +26,7 @@ from ffsuper.messages import (
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.replies import Call, Part, fcall
-from ffsuper.store.signals import read_matched
+from ffsuper.store.signals import as_text, read_matched
 
 HISTORY_LENGTH = 1_000  # the protocol's
 RESUME_POLICY = (
@@ -125,11 +125,6 @@ def ends_of(lease: Lease, instance_id: str, outcome: Outcome, retry_policy: byte
             return [cancel(lease, instance_id, reason)]
         case Suspended():
             raise ValueError("a suspension takes more than a call")
-
-
-def as_text(reply: bytes | None) -> str:
-    """Read a text; empty when there is none."""
-    return (reply or b"").decode()
 
 
 def fence(lease: Lease) -> tuple[str, str, int, str]:

@@ -18,6 +18,8 @@ from ffsuper.errors import (
     StoreError,
     StoreScriptError,
     StoreUnavailableError,
+    UnreadableReplyError,
+    WrongTypeError,
 )
 
 T = TypeVar("T")
@@ -43,14 +45,14 @@ class Call(Generic[T]):
         """Return what the reply says; the store is others' too, so it may say anything.
 
         Raises:
-            StoreScriptError: it is not what should come.
+            UnreadableReplyError: it is not what should come.
             StoreError: as ``read`` says.
         """
         try:
             return self.read(reply)
         except UNREADABLE as error:
             told = " ".join(map(str, self.command[:2]))
-            raise StoreScriptError(f"{told}: the reply cannot be read: {error!s:.200}") from error
+            raise UnreadableReplyError(f"{told}: the reply cannot be read: {error!s:.200}") from error
 
 
 REFUSALS: dict[str, type[RefusedError]] = {
@@ -129,10 +131,10 @@ def status_of(function: str, reply: Any) -> Status:
 
     Raises:
         RefusedError: the function refused; a subclass where callers treat the code apart.
-        StoreScriptError: the reply is none of the protocol's.
+        UnreadableReplyError: the reply is none of the protocol's.
     """
     if not isinstance(reply, list) or not reply or not isinstance(reply[0], int):
-        raise StoreScriptError(f"{function}: unexpected reply {reply!r:.200}")
+        raise UnreadableReplyError(f"{function}: unexpected reply {reply!r:.200}")
     word = as_bytes(reply[1]).decode(errors="replace") if len(reply) > 1 else ""
     fields = tuple(as_bytes(field) for field in reply[2:])
     if reply[0] == 1:
@@ -161,8 +163,8 @@ def error_of(error: redis.RedisError) -> StoreError:
     if isinstance(error, ACCESS_REFUSED):
         return StoreAccessError(f"the store refuses access: {text}")
     if "Function not found" in text:
-        return LibraryMissingError("the store has lost the function library")
-    return StoreScriptError(text)
+        return LibraryMissingError("the store lacks the function: its library is lost, or of another release")
+    return WrongTypeError(text) if text.startswith("WRONGTYPE") else StoreScriptError(text)
 
 
 def whole(text: str) -> int:

@@ -18,6 +18,8 @@ DEDUP_TTL_MS = 86_400_000
 SIGNALS_PER_WAITPOINT = 1_000
 SIGNALS_PER_EXECUTION = 10_000
 SCAN_COUNT = 100
+# Types of attempts that replace one that did not come to its end; a replay begins anew.
+REPLACING = frozenset({"retry", "reclaim"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +204,16 @@ def read_signal_names(execution_id: ExecutionId, waitpoint_id: str) -> Call[tupl
     return Call(("HGETALL", ExecutionKeys.of(execution_id).waitpoint(waitpoint_id, "condition")), parse)
 
 
+def as_text(reply: bytes | None) -> str:
+    """Read a text that may be missing."""
+    return (reply or b"").decode(errors="replace")
+
+
 async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[ReceivedSignal, ...]:
-    """Return the signals that ended the suspension which this lease comes back from; none after a timeout.
+    """Return the signals that ended the suspension which an attempt comes back from; none after a timeout.
+
+    An attempt that replaces one that failed, or lost its worker, has the same as that: what has been answered is not
+    asked again.
 
     Raises:
         StoreError: see ``Connection.run``.
@@ -216,9 +226,13 @@ async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[Rec
         return index, close_reason, waitpoint_id
 
     index, close_reason, waitpoint_id = await connection.run(Call(("HMGET", suspension, *fields), parse))
-    if index != str(lease.attempt_index) or close_reason != "resumed" or not waitpoint_id:
+    resumed = whole(index)
+    if close_reason != "resumed" or not waitpoint_id or resumed > lease.attempt_index:
         return ()
-    return await read_matched(connection, lease.execution_id, waitpoint_id)
+    keys = ExecutionKeys.of(lease.execution_id)
+    later = [keys.attempt(number) for number in range(resumed + 1, lease.attempt_index + 1)]
+    types = await connection.run_all([Call(("HGET", attempt, "attempt_type"), as_text) for attempt in later])
+    return await read_matched(connection, lease.execution_id, waitpoint_id) if set(types) <= REPLACING else ()
 
 
 async def read_matched(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import Any
 
-from ffsuper.errors import OutcomeUnknownError, RefusedError, StoreError
+from ffsuper.errors import OutcomeUnknownError, RefusedError, StoreError, UnreadableReplyError
 from ffsuper.messages import Claim, ClaimKind
 from ffsuper.store.claim_calls import (
     ClaimDoubtError,
@@ -21,6 +22,8 @@ from ffsuper.store.claim_calls import (
 from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.replies import Call
+
+LOG = logging.getLogger(__name__)
 
 
 class SingleClaims:
@@ -49,7 +52,9 @@ class SingleClaims:
             return granted
         if isinstance(taken, RefusedError) and taken.code == "use_claim_resumed_execution":
             return await self._resume(wanted)
-        if isinstance(taken, OutcomeUnknownError):
+        if isinstance(taken, UnreadableReplyError):
+            LOG.error("answer to a claim cannot be read", extra={"execution": lease.execution_id, "error": taken})
+        if isinstance(taken, OutcomeUnknownError | UnreadableReplyError):
             return ClaimDoubtError(candidate, lease, taken)
         if isinstance(taken, StoreError):
             # Without a grant the claim is refused for want of one; the grant's refusal says why.

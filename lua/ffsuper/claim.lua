@@ -125,7 +125,7 @@ local function visit_member(call, execution_id)
   local record = redis.pcall('HMGET', prefix .. 'core', unpack(CLAIM_FIELDS))
   if record.err then
     return { -1, execution_id, record.err }
-  elseif call.kinds and not call.kinds[record[10]] or string.sub(execution_id, 1, #call.tag) ~= call.tag then
+  elseif call.kinds and not call.kinds[record[10]] or not is_execution_id(call.tag, execution_id) then
     return nil
   end
   return claim_one(call, execution_id, prefix, record)

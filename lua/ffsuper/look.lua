@@ -78,7 +78,7 @@ end, { 'no-writes', 'allow-cross-slot-keys' })
 
 -- Whether an execution could be claimed by its record, is of one of the kinds (nil for any), and granted to nobody.
 local function is_waiting(tag, execution_id, kinds)
-  if string.sub(execution_id, 1, #tag) ~= tag then
+  if not is_execution_id(tag, execution_id) then
     return false
   end
   local record = redis.pcall('HMGET', exec_key(tag, execution_id, 'core'), 'lifecycle_phase', 'ownership_state',

@@ -54,8 +54,20 @@ local function delete_members(room, key, pop, width, delete)
   return false
 end
 
+-- Deletes a flow's edges at an execution, which nobody finds or needs once it is gone: what waited for it was told. The flow
+-- keeps it as a member. Returns whether all of them are gone.
+local function delete_edges(room, tag, flow_id, execution_id)
+  local flow = 'ff:flow:' .. tag .. ':' .. flow_id
+  local function delete_edge(edge_id)
+    unlink(room, flow .. ':edge:' .. edge_id)
+  end
+  return delete_members(room, flow .. ':out:' .. execution_id, 'SPOP', 1, delete_edge)
+    and delete_members(room, flow .. ':in:' .. execution_id, 'SPOP', 1, delete_edge)
+end
+
 -- Deletes what belongs to an execution besides its record; returns whether all of it is gone.
-local function delete_parts(room, tag, execution_id, attempts)
+-- flow_id: of its flow, if it has one
+local function delete_parts(room, tag, execution_id, attempts, flow_id)
   local function part(name)
     return exec_key(tag, execution_id, name)
   end
@@ -78,6 +90,7 @@ local function delete_parts(room, tag, execution_id, attempts)
     and delete_members(room, part('waitpoints'), 'SPOP', 1, delete_waitpoint)
     and delete_members(room, part('deps:all_edges'), 'SPOP', 1, delete_edge)
     and delete_members(room, part('attempts'), 'ZPOPMIN', 2, delete_attempt)
+    and (not is_set(flow_id) or delete_edges(room, tag, flow_id, execution_id))
   if is_done then
     for index = 0, math.min(stored_number(attempts), MAX_KEYS) - 1 do
       delete_attempt(string.format('%.0f', index))
@@ -115,7 +128,7 @@ register('ffsuper_trim', function(keys, args)
       return string.format('kept:%.0f', retention_ms)
     elseif is_awaited(tag, record[3], execution_id) then
       return 'awaited'
-    elseif room.keys <= 0 or not delete_parts(room, tag, execution_id, record[4]) then
+    elseif room.keys <= 0 or not delete_parts(room, tag, execution_id, record[4], record[3]) then
       return 'partly'
     end
     redis.call('UNLINK', core, exec_key(tag, execution_id, 'policy'))

@@ -18,15 +18,15 @@ local function has_come_back(created_at, last_transition_at, now_ms)
   return last_transition_at ~= created_at and now_ms - stored_number(last_transition_at) < TIME_TO_ASK_MS
 end
 
--- Looks at one entry; returns its record when the worker might have it, or nil and whether it is granted to somebody: such
--- a one stays and is passed by. An entry without an execution is removed.
+-- Looks at one entry; returns its record when the worker might have it, or nil and whether it is granted to somebody, or is
+-- no execution id: such a one stays and is passed by. An entry without an execution is removed.
 local function candidate(lane, tag, execution_id, capabilities, now)
   local core = exec_key(tag, execution_id, 'core')
   local record = redis.call('HMGET', core, unpack(CANDIDATE_FIELDS))
   if record[1] ~= 'runnable' or record[2] ~= 'eligible_now' then
     redis.call('ZREM', lane.eligible, execution_id)
     return nil
-  elseif redis.call('EXISTS', exec_key(tag, execution_id, 'claim_grant')) == 1 then
+  elseif redis.call('EXISTS', exec_key(tag, execution_id, 'claim_grant')) == 1 or not is_execution_id(tag, execution_id) then
     return nil, true
   end
   local missing = missing_capabilities(record[5] or '', capabilities)

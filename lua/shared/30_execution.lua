@@ -23,6 +23,17 @@ local function tag_of(key)
   return string.match(key, '(%b{})')
 end
 
+-- Whether a member of an index is an execution id of the partition, as workers read ids: the tag, and a UUID in one of
+-- its spellings. What is none belongs to nobody, whatever has been written under its name.
+local function is_execution_id(tag, text)
+  if string.sub(text, 1, #tag) ~= tag then
+    return false
+  end
+  local first = #tag + 1
+  local uuid = string.match(text, '^:{?([%x-]+)}?$', first) or string.match(text, '^:urn:uuid:{?([%x-]+)}?$', first)
+  return uuid ~= nil and #string.gsub(uuid, '%-', '') == 32
+end
+
 local function attempt_key(tag, execution_id, attempt_index)
   return 'ff:attempt:' .. tag .. ':' .. execution_id .. ':' .. attempt_index
 end

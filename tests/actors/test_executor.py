@@ -256,6 +256,23 @@ async def test_an_unregistered_kind_fails_without_a_retry(autojump_clock: trio.t
         )
 
 
+async def test_what_cannot_be_read_of_an_execution_fails_it_without_a_handler_or_a_retry(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        slot = await rig.slots.receive()
+        claim = replace(await rig.claim(), damage="payload: WRONGTYPE")
+        slot.assignments.send_nowait(claim)
+        await rig.finished()
+        record = rig.store.records[claim.lease.execution_id]
+        assert record.failure == Failed(
+            "the store's keys are damaged: payload: WRONGTYPE", "damaged", retryable=False
+        )
+        await rig.assign()
+        await rig.finished()
+        assert len(rig.fork_server.children) == 1
+
+
 async def test_an_overrunning_handler_is_interrupted_and_may_still_end_by_itself(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -141,6 +141,7 @@ async def store_killed(world: World, fault: Fault, *, loses: bool = False) -> No
             if loses:
                 world.lost_writes.append((primary.forget_last_second(), done.at_s))
                 world.ghost.forget()
+                world.submitter.look_again()
             await trio.sleep(fault.lasts_s)
             await in_thread(primary.start)
 

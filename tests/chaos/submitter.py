@@ -74,6 +74,7 @@ class Submitter:
     acknowledged: dict[ExecutionId, Submitted] = field(default_factory=dict)
     in_doubt: set[ExecutionId] = field(default_factory=set)
     signals_sent: int = 0
+    _seen: int = 0
 
     def open_client(self, port: int) -> Client:
         """Return a client that bears a lot."""
@@ -133,16 +134,19 @@ class Submitter:
         """Send signals to what waits for them and cancel what is to be cancelled, until cancelled."""
         client = await trio.to_thread.run_sync(self.open_client, port)
         open_ones: dict[ExecutionId, Submitted] = {}
-        seen = 0
         with client:
             while True:
                 everything = list(self.acknowledged.values())
-                open_ones |= {one.id: one for one in everything[seen:] if one.does in ("approval", "cancel")}
-                seen = len(everything)
+                open_ones |= {one.id: one for one in everything[self._seen :] if one.does in ("approval", "cancel")}
+                self._seen = len(everything)
                 ended = await trio.to_thread.run_sync(self._attend_to, client, list(open_ones.values()))
                 for execution in ended:
                     del open_ones[execution]
                 await trio.sleep(LOOK_S)
+
+    def look_again(self) -> None:
+        """Attend to all once more: the store has gone back to an earlier state."""
+        self._seen = 0
 
     def _attend_to(self, client: Client, wanting: list[Submitted]) -> list[ExecutionId]:
         """Do what is to be done; return those that need nothing more."""

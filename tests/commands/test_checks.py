@@ -301,10 +301,22 @@ def test_a_port_that_another_program_has_is_a_problem_with_its_name(tmp_path: Pa
     ],
 )
 def test_a_server_that_other_machines_reach_is_warned_of(listen: str, token: str, told: list[str]) -> None:
-    found = list(ports.exposed(ServerConfig(listen=listen, token=token)))
+    found = list(ports.exposed_server(ServerConfig(listen=listen, token=token)))
     assert [one.error for one in found] == [None] * len(told)
     for one, text in zip(found, told, strict=True):
         assert one.text.startswith(f"[server] listen: other machines may reach {listen}, and {text}")
+
+
+@pytest.mark.parametrize(
+    ("listen", "is_told"),
+    [("auto", False), ("", False), ("127.0.0.1:9464", False), ("0.0.0.0:9464", True), ("[::]:9464", True)],
+)
+def test_health_and_metrics_that_other_machines_reach_are_warned_of(
+    tmp_path: Path, listen: str, is_told: bool
+) -> None:
+    found = list(ports.exposed(config(tmp_path, f'{LEAST}[status]\nlisten = "{listen}"\n')))
+    start = f"[status] listen: other machines may reach {listen}, and without a token anybody there may read health"
+    assert [(one.error, one.text.startswith(start)) for one in found] == [(None, True)] * is_told
 
 
 def test_a_port_whose_holder_we_may_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,23 @@ async def test_one_that_takes_several_calls_is_deleted_in_the_same_sweep(
     assert not store.exists(at.part("signals"))
 
 
+async def test_of_a_flow_whose_members_are_gone_nothing_grows_with_its_edges(
+    housekeeping: Housekeeping, store: redis.Redis, client: Client
+) -> None:
+    flow = client.create_flow()
+    first = flow.add("job")
+    members = [first, *(flow.add("job", after=[first]) for _ in range(3))]
+    flow.cancel()
+    for one in members:
+        store.hset(ExecutionKeys.of(one).core, "completed_at", 1_000)
+        store.zadd(ExecutionKeys.of(one).partition.lane(LANE, "terminal"), {one: 1_000})
+    async with reports_of(retention.run, housekeeping, [int(flow.keys.tag[4:-1])], [LANE], INTERVAL_S) as reports:
+        await reports.until("trimmed", len(members))
+    left: set[Any] = {*store.keys("ff:flow:*")}
+    assert left == {flow.keys.core.encode(), flow.keys.members.encode()}
+    assert set(flow.show().members) == set(members)
+
+
 async def test_a_damaged_index_of_ended_executions_is_reported(
     housekeeping: Housekeeping, store: redis.Redis, client: Client
 ) -> None:

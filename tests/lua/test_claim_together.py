@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ffsuper.messages import ExecutionId, Lease
+from ffsuper.sansio.partition import parse
 from ffsuper.store.batch_claims import claim_first
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua.claims import (
@@ -34,6 +35,7 @@ from tests.lua.holders import complete, renew
 from tests.lua.world import Arg, World
 
 ELIGIBLE = lane_key(new_keys(), "eligible")
+HEX = "0123456789abcdef0123456789abcdef"
 INDEXES = ("active", "blocked:route", "lease_expiry", "execution_deadline", "worker")
 
 
@@ -194,6 +196,42 @@ def test_what_is_no_execution_hides_nothing(world: World, kinds: tuple[str, ...]
     told = {} if kinds else {gone.id.encode(): 0}
     assert found == {damaged.id.encode(): -1, good.id.encode(): 1, **told}
     assert ids_and_others(world) == before - {good.id.encode()}
+
+
+NO_IDS = (
+    "a",
+    "",
+    "x" * 32,
+    HEX + "\n",
+    HEX[1:],
+    HEX + "0",
+    "{{" + HEX,
+    "uuid:" + HEX,
+    "urn:uuid:",
+    "urn:UUID:" + HEX,
+)
+
+
+@pytest.mark.parametrize("name", NO_IDS)
+def test_what_has_a_record_but_is_no_execution_id_is_claimed_for_nobody(world: World, name: str) -> None:
+    good, nobodys = create(world), "{fp:7}:" + name
+    record = world.value(good.core)
+    world.redis.hset(f"ff:exec:{{fp:7}}:{nobodys}:core", mapping=record)
+    world.redis.zadd(ELIGIBLE, {nobodys: -1, good.id: 1})
+    with pytest.raises(ValueError, match="is not an execution id"):
+        parse(nobodys)
+    assert [(one[0], one[1].decode()) for one in claim_together(world, offers(2))[2:]] == [(1, good.id)]
+    assert ids(world) == [nobodys]
+    assert world.value(f"ff:exec:{{fp:7}}:{nobodys}:core") == record
+
+
+@pytest.mark.parametrize(
+    "name", [HEX, HEX.upper(), "{" + HEX + "}", "urn:uuid:" + HEX, "urn:uuid:{" + HEX, HEX + "}"]
+)
+def test_every_spelling_of_a_uuid_that_workers_read_is_claimed(world: World, name: str) -> None:
+    keys = ExecutionKeys.of(parse("{fp:7}:" + name))
+    create(world, keys)
+    assert [(one[0], one[1].decode()) for one in claim_together(world, offers(1))[2:]] == [(1, keys.id)]
 
 
 def ids_and_others(world: World) -> set[bytes]:

@@ -76,6 +76,14 @@ def test_an_entry_that_is_stale_is_removed_and_hides_nothing(world: World, how: 
     assert member not in world.value(lane_key(good, "eligible"))
 
 
+def test_what_has_a_record_but_is_no_execution_id_hides_nothing(world: World) -> None:
+    good = waiting(world)
+    for number in range(20):
+        world.redis.hset(f"ff:exec:{{fp:7}}:{{fp:7}}:{number}:core", mapping=world.value(good.core))
+        world.redis.zadd(lane_key(good, "eligible"), {f"{{fp:7}}:{number}": number})
+    assert ids(pick(world, good)) == [good.id]
+
+
 def test_a_damaged_record_stays_and_hides_nothing(world: World) -> None:
     damaged, good = waiting(world, 0, 5_000), waiting(world)
     world.redis.delete(damaged.core)

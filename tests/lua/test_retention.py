@@ -9,7 +9,21 @@ import pytest
 
 from ffsuper.store.keys import ExecutionKeys
 from tests.lua.executions import claim, create, lane_key
-from tests.lua.flows import FLOW
+from tests.lua.flows import (
+    FLOW,
+    FLOW_CORE,
+    FLOW_INDEX,
+    MEMBERS,
+    add,
+    cancel_flow,
+    create_flow,
+    flow_key,
+    flow_of,
+    replay_skipped,
+    resolve,
+    stage,
+    waiting,
+)
 from tests.lua.holders import complete, fail
 from tests.lua.suspensions import put
 from tests.lua.world import World
@@ -155,3 +169,76 @@ def test_a_member_is_kept_while_another_waits_to_be_told_of_its_end(
     put(world, child.part("dep:edge"), state=dep)
     put(world, child.core, terminal_outcome=child_outcome)
     assert trim(world, keys) == ({"awaited": 1} if is_kept else {"trimmed": 1})
+
+
+def end(world: World, keys: ExecutionKeys, **core: str) -> None:
+    """Have an execution ended two days ago."""
+    at = str(world.now_ms() - 2 * DAY_MS)
+    put(world, keys.core, lifecycle_phase="terminal", terminal_outcome="success", completed_at=at, **core)
+    world.redis.zrem(lane_key(keys, "eligible"), keys.id)
+    world.redis.zadd(lane_key(keys, "terminal"), {keys.id: float(at)})
+
+
+def flow_keys_left(world: World) -> set[str]:
+    return {key for key in world.keyspace() if key.startswith("ff:flow:")}
+
+
+def test_the_edges_of_a_member_go_with_it_and_those_of_others_stay(world: World) -> None:
+    top, middle, bottom = flow_of(world, 3)
+    for number, (upstream, downstream) in enumerate([(top, middle), (middle, bottom), (top, bottom)]):
+        assert stage(world, upstream, downstream, edge_id=f"e{number}")[:2] == [1, "OK"]
+    record = world.value(FLOW_CORE)
+    end(world, top)
+    assert trim(world, top) == {"trimmed": 1}
+    into = {flow_key(f"in:{one.id}") for one in (middle, bottom)}
+    others = {flow_key("edge:e1"), flow_key(f"out:{middle.id}")}
+    assert flow_keys_left(world) == {FLOW_CORE, MEMBERS, *into, *others}
+    end(world, middle)
+    end(world, bottom)
+    assert trim(world, top) == {"trimmed": 2}
+    assert flow_keys_left(world) == {FLOW_CORE, MEMBERS}
+    assert (world.value(FLOW_CORE), world.value(MEMBERS)) == (record, {top.id, middle.id, bottom.id})
+
+
+def test_a_flow_without_its_members_answers_as_before(world: World) -> None:
+    gone, other = flow_of(world, 2)
+    stage(world, gone, other, edge_id="e1")
+    end(world, gone)
+    assert trim(world, gone) == {"trimmed": 1}
+    assert create_flow(world) == [1, "ALREADY_SATISFIED", FLOW]
+    late = create(world)
+    assert add(world, late) == [1, "OK", late.id, "3"]
+    assert stage(world, other, late, edge_id="e2") == [1, "OK", "e2", "5"]
+    assert stage(world, late, other) == [0, "cycle_detected"]
+    assert sorted(cancel_flow(world)[3:]) == sorted(one.id for one in (gone, other, late))
+    assert FLOW in (world.value(FLOW_INDEX) or ())
+
+
+def test_a_member_whose_upstream_is_gone_can_still_be_replayed(world: World) -> None:
+    (gone,) = flow_of(world, 1)
+    skipped = waiting(world, flow_id=FLOW, upstream_id=gone.id)
+    add(world, skipped)
+    stage(world, gone, skipped, edge_id="e1")
+    resolve(world, skipped, outcome="failed")
+    put(world, skipped.core, completed_at=str(world.now_ms()))
+    end(world, gone)
+    assert trim(world, gone) == {"trimmed": 1, f"kept:{DAY_MS}": 1}
+    assert world.value(flow_key(f"in:{skipped.id}")) == {"e1"}
+    assert replay_skipped(world, skipped, "e1")[:2] == [1, "OK"]
+    assert world.value(skipped.part("deps:unresolved")) == {"e1"}
+
+
+def test_very_many_edges_are_deleted_over_several_calls(world: World) -> None:
+    (member,) = flow_of(world, 1)
+    pipeline = world.redis.pipeline(transaction=False)
+    for number in range(5_000):
+        pipeline.sadd(flow_key(f"out:{member.id}"), f"e{number}")
+        pipeline.hset(flow_key(f"edge:e{number}"), "x", "y")
+    pipeline.execute()
+    end(world, member)
+    calls = 1
+    while trim(world, member) == {"partly": 1}:
+        calls += 1
+        assert world.value(member.core), "the record goes last"
+    assert 2 < calls < 9
+    assert flow_keys_left(world) == {FLOW_CORE, MEMBERS}

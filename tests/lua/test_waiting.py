@@ -87,7 +87,7 @@ def test_what_could_not_be_claimed_is_skipped_and_hides_nothing(world: World, ki
     assert look_at_one(world) == look_at_one(world, kinds=[KIND]) == [2, 1, behind.id]
 
 
-@pytest.mark.parametrize("member", ["nonsense", "{fp:8}:a", "{fp:07}:a"])
+@pytest.mark.parametrize("member", ["nonsense", "{fp:8}:a", "{fp:07}:a", "{fp:7}:a"])
 def test_what_is_no_execution_of_the_partition_is_skipped(world: World, member: str) -> None:
     behind = create(world)
     world.redis.zadd(ELIGIBLE, {member: 0, behind.id: 1})

@@ -18,12 +18,23 @@ from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import InvalidRequestError, LibraryMissingError, RefusedError, StoreError, StoreScriptError
-from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, ExecutionId, LaneId, Lease, LeaseId, Pick
+from ffsuper.messages import (
+    AttemptId,
+    Candidate,
+    Claim,
+    ClaimKind,
+    Deferred,
+    ExecutionId,
+    LaneId,
+    Lease,
+    LeaseId,
+    Pick,
+)
 from ffsuper.sansio.scan import Place
 from ffsuper.store import embedded
 from ffsuper.store.batch_claims import Picked, read_answers, settle_picks
 from ffsuper.store.claim_calls import Taken
-from ffsuper.store.claims import ClaimDoubtError, Identity
+from ffsuper.store.claims import Identity
 from ffsuper.store.keys import ExecutionKeys
 from ffsuper.store.scans import Waiting
 from ffsuper.store.store import Store, open_store, prepare
@@ -111,20 +122,47 @@ async def test_what_needs_more_than_we_can_is_set_aside_for_others(subject: Subj
     assert subject.redis.zcard(keys.partition.lane(candidate.lane, "eligible")) == 0
 
 
+def damage(subject: Subject, key: str) -> None:
+    """Put something else into a key than should be there."""
+    subject.redis.delete(key)
+    subject.redis.rpush(key, "damaged")
+
+
 @pytest.mark.parametrize("part", ["payload", "tags", "policy"])
-async def test_a_claim_whose_context_is_damaged_is_in_doubt_until_it_is_mended(subject: Subject, part: str) -> None:
+async def test_a_claim_whose_context_is_damaged_says_so_and_is_held(subject: Subject, part: str) -> None:
     candidate, other = subject.add(), subject.add()
-    key = ExecutionKeys.of(candidate.execution_id).part(part)
-    subject.redis.delete(key)
-    subject.redis.zadd(key, {"damaged": 1})
-    doubt, claim = await subject.store.claims.claim([candidate, other])
+    damage(subject, ExecutionKeys.of(candidate.execution_id).part(part))
+    damaged, claim = await subject.store.claims.claim([candidate, other])
     assert isinstance(claim, Claim)
-    assert isinstance(doubt, ClaimDoubtError)
-    assert isinstance(await subject.store.claims.look_up(doubt), ClaimDoubtError)
-    subject.redis.delete(key)
-    mended = await subject.store.claims.look_up(doubt)
-    assert isinstance(mended, Claim)
-    assert (mended.lease.lease_id, mended.attempt_type) == (doubt.lease.lease_id, "initial")
+    assert isinstance(damaged, Claim)
+    assert (claim.damage, damaged.damage.partition(" ")[0]) == ("", f"{part}:")
+    assert "WRONGTYPE" in damaged.damage
+    assert (damaged.lease.epoch, damaged.attempt_type, damaged.payload) == (1, "initial", b"")
+    assert await subject.store.leases.renew([damaged.lease]) == [None]
+
+
+async def test_damaged_deadlines_keep_nothing_from_running(
+    subject: Subject, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate = subject.add()
+    key = ExecutionKeys.of(candidate.execution_id).partition.index("execution_deadline")
+    damage(subject, key)
+    (claim,) = await subject.store.claims.claim([candidate])
+    assert isinstance(claim, Claim)
+    assert (claim.payload, claim.deadline_ms, claim.damage) == (b"\x00\xff", None, "")
+    told: list[Any] = [one for one in caplog.records if one.message == "damaged key skipped"]
+    assert [one.key for one in told] == [key]
+
+
+async def test_damaged_signals_of_a_suspension_are_told_with_the_claim(subject: Subject) -> None:
+    candidate = subject.add()
+    (first,) = await subject.store.claims.claim([candidate])
+    assert isinstance(first, Claim)
+    await subject.store.outcomes.deliver(first.lease, Deferred(0), b"")
+    damage(subject, ExecutionKeys.of(candidate.execution_id).part("suspension:current"))
+    (resumed,) = await subject.store.claims.claim([replace(candidate, claim=ClaimKind.RESUMED)])
+    assert isinstance(resumed, Claim)
+    assert (resumed.attempt_type, resumed.damage.partition(" ")[0]) == ("resumed", "signals:")
 
 
 async def test_a_damaged_record_is_told_apart_from_a_refusal(subject: Subject) -> None:
@@ -254,20 +292,15 @@ async def test_what_an_error_has_stopped_is_told_where_nothing_else_was_claimed(
 
 
 @pytest.mark.parametrize("part", ["payload", "tags", "policy"])
-async def test_a_pick_whose_context_is_damaged_is_in_doubt_until_it_is_mended(picking: Subject, part: str) -> None:
+async def test_a_pick_whose_context_is_damaged_says_so_and_is_held(picking: Subject, part: str) -> None:
     candidate, other = picking.add(priority=9), picking.add()
-    key = ExecutionKeys.of(candidate.execution_id).part(part)
-    picking.redis.delete(key)
-    picking.redis.zadd(key, {"damaged": 1})
-    doubt, claim = await picking.store.claims.claim([place_of(candidate)] * 2)
+    damage(picking, ExecutionKeys.of(candidate.execution_id).part(part))
+    damaged, claim = await picking.store.claims.claim([place_of(candidate)] * 2)
     assert outcome(claim) == other.execution_id
-    assert isinstance(doubt, ClaimDoubtError)
-    assert doubt.lease.execution_id == candidate.execution_id
-    assert isinstance(await picking.store.claims.look_up(doubt), ClaimDoubtError)
-    picking.redis.delete(key)
-    mended = await picking.store.claims.look_up(doubt)
-    assert isinstance(mended, Claim)
-    assert (mended.lease.lease_id, mended.attempt_type) == (doubt.lease.lease_id, "initial")
+    assert isinstance(damaged, Claim)
+    assert (damaged.lease.execution_id, damaged.execution_kind) == (candidate.execution_id, "job")
+    assert damaged.damage.startswith(f"{part}: ")
+    assert await picking.store.leases.renew([damaged.lease]) == [None]
 
 
 async def test_a_store_that_lacks_our_function_and_may_not_get_it_has_no_picks(server_url: str) -> None:

@@ -180,5 +180,5 @@ def test_an_answer_that_is_none_is_not_taken_for_a_renewal() -> None:
     strange = [[1, b"OK"], 7, None, b"x", [], [-1]]
     renewed, *odd, refusal = read_answers(8, [1, b"OK", b"5", 1, *strange, [0, b"stale_lease"]])
     assert renewed is None
-    assert [type(one) for one in odd] == [StoreScriptError] * len(strange)
+    assert [isinstance(one, StoreScriptError) for one in odd] == [True] * len(strange)
     assert isinstance(refusal, LeaseLostError)

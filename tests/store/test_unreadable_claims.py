@@ -14,7 +14,7 @@ from ffsuper.client import Client
 from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import RefusedError, StoreScriptError
-from ffsuper.messages import AttemptId, Claim, Deferred, ExecutionId, Lease, LeaseId, Pick
+from ffsuper.messages import AttemptId, Candidate, Claim, ClaimKind, Deferred, ExecutionId, Lease, LeaseId, Pick
 from ffsuper.store.batch_claims import FUNCTION, Passed, read_answers, settle_picks
 from ffsuper.store.claims import ClaimDoubtError, Claims, Identity
 from ffsuper.store.connection import Connection, open_connection
@@ -34,14 +34,18 @@ class Damaging(Connection):
 
     Attributes:
         damage: takes the answers for the executions, and changes them.
+        garbled: function whose answers become nonsense; empty for none.
     """
 
+    garbled = ""
     damage: Callable[[list[Any]], None] = staticmethod(lambda answers: None)
 
     async def _exchange(self, calls: Sequence[Call[Any]], timeout_s: float | None) -> list[Any]:
         replies = await super()._exchange(calls, timeout_s)
         for call, reply in zip(calls, replies, strict=True):
-            if call.command[:2] == ("FCALL", FUNCTION):
+            if call.command[:2] == ("FCALL", self.garbled):
+                reply[2:] = [b"x"]
+            elif call.command[:2] == ("FCALL", FUNCTION):
                 answers = reply[2:]
                 self.damage(answers)
                 reply[2:] = answers
@@ -95,6 +99,29 @@ async def test_what_an_unreadable_answer_tells_of_is_found_and_the_others_are_cl
     assert isinstance(adopted, Claim)
     assert (adopted.lease.execution_id, adopted.payload) == (executions[1], b"1")
     await Outcomes(connection, ME.instance_id).deliver(adopted.lease, Deferred(0), b"")
+
+
+@pytest.mark.parametrize("function", ["ff_claim_execution", "ff_claim_resumed_execution"])
+async def test_what_an_unreadable_answer_to_a_single_claim_tells_of_is_found_too(
+    function: str, connection: Damaging, settings: StoreConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = await trio.to_thread.run_sync(submit, settings, 2)
+    claims, outcomes = Claims(connection, ME, boottime_s), Outcomes(connection, ME.instance_id)
+    candidate, other = (Candidate(one, LANE, ClaimKind.NEW, "job") for one in (first, second))
+    if function == "ff_claim_resumed_execution":
+        (begun,) = await claims.claim([candidate])
+        assert isinstance(begun, Claim)
+        await outcomes.deliver(begun.lease, Deferred(0), b"")
+    connection.garbled = function
+    doubt, claim = await claims.claim([candidate, Pick(LANE, 86, 1)])
+    assert [one.message for one in caplog.records if one.levelno == logging.ERROR] == [EVENT]
+    assert isinstance(claim, Claim)
+    assert claim.lease.execution_id == other.execution_id
+    assert isinstance(doubt, ClaimDoubtError)
+    adopted = await claims.look_up(doubt)
+    assert isinstance(adopted, Claim)
+    assert (adopted.lease.execution_id, adopted.payload) == (first, b"0")
+    await outcomes.deliver(adopted.lease, Deferred(0), b"")
 
 
 async def test_an_attempt_that_was_damaged_in_the_store_is_told_of_and_keeps_no_other_from_being_claimed(

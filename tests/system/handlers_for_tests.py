@@ -105,6 +105,22 @@ def approval(ctx: Context, options: dict[str, Any]) -> Any:
     raise Suspend(*options["signals"], **options.get("more", {}))
 
 
+@handler("approval-then-trouble")
+def approval_then_trouble(ctx: Context, options: dict[str, Any]) -> Any:
+    """Wait for a signal, then crash and fail, and in the third attempt run until a file appears."""
+    if not ctx.signals:
+        raise Suspend("go")
+    if ctx.attempt_index == 0:
+        os._exit(3)
+    if ctx.attempt_index == 1:
+        raise ValueError("the second time")
+    folder = Path(options["folder"])
+    (folder / f"started-{ctx.attempt_index}").write_text(ctx.attempt_type)
+    while not (folder / "go").exists():
+        time.sleep(0.005)
+    return [ctx.attempt_index, ctx.attempt_type, ctx.signals[0].payload.decode()]
+
+
 @handler("approval-beforehand")
 def approval_beforehand(ctx: Context, folder: str) -> Any:
     """Hand the token out, wait until a signal has certainly come, and suspend only then."""

@@ -94,3 +94,25 @@ def test_damage_in_every_index_stops_nothing_that_is_sound(
     assert len({json.dumps([one["sweep"], one["error"]]) for one in warned}) == len(warned), (
         "each failure is told once"
     )
+
+
+def test_executions_whose_keys_are_damaged_fail_for_good_and_keep_no_other_waiting(
+    workers: Workers, client: Client, store: redis.Redis
+) -> None:
+    policy = {"retry_policy": {"max_retries": 5, "backoff": {"type": "fixed", "delay_ms": 1}}}
+    damaged = {client.submit("echo", b"x", policy=policy): part for part in ("payload", "policy")}
+    for execution, part in damaged.items():
+        key = ExecutionKeys.of(execution).part(part)
+        store.delete(key)
+        store.rpush(key, "no such value")
+    worker = workers.start()
+    executions = [client.submit("echo", b"x") for _ in range(10)]
+    for one in executions:
+        assert client.wait(one, LIMIT_S).state == "completed"
+    for execution, part in damaged.items():
+        shown = client.wait(execution, LIMIT_S)
+        (attempt,) = shown.attempts
+        assert (shown.state, attempt["failure_category"]) == ("failed", "damaged")
+        assert f"the store's keys are damaged: {part}: WRONGTYPE" in shown.record["failure_reason"]
+        assert part in worker.wait_for("finished", execution=execution)["reason"]
+    assert not [event for event in worker.events() if event["event"] == "store away"]

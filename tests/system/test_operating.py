@@ -95,8 +95,9 @@ def test_a_second_process_is_told_who_holds_the_name_where_and_since_when(worker
 
 def test_a_name_held_on_another_host_is_free_when_its_key_has_run_out(workers: Workers, store: redis.Redis) -> None:
     elsewhere = {"nonce": "n", "host": "elsewhere", "boot": "b", "pid": 1, "process_started": 0, "since": "yesterday"}
-    store.set("ff:worker:same:alive", json.dumps(elsewhere), px=1500)
+    store.set("ff:worker:same:alive", json.dumps(elsewhere), px=3_600_000)
     assert workers.launch("same").wait() == 81
+    store.pexpire("ff:worker:same:alive", 1)
     eventually(lambda: alive(store, "same") is None, "the key's end")
     workers.start("same")
 

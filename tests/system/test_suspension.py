@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from ffsuper.client import Client
 from ffsuper.errors import RefusedError
+from tests.system.test_worker import RETRY_AT_ONCE
 from tests.system.workers import Workers, eventually
 
 LONG_S = 30.0
@@ -35,6 +37,23 @@ def test_a_signal_brings_the_handler_back_with_what_it_said(workers: Workers, cl
     assert result(client, execution) == [["approved", '{"by": "ann"}']]
     with pytest.raises(RefusedError, match="execution_not_suspended"):
         client.signal(execution, "approved")
+
+
+def test_what_was_answered_is_not_asked_again_when_the_attempt_is_replaced(
+    workers: Workers, client: Client, tmp_path: Path
+) -> None:
+    first = workers.start("first", ttl_ms=1000, margin_ms=300)
+    execution = client.submit("approval-then-trouble", {"folder": str(tmp_path)}, policy=RETRY_AT_ONCE)
+    eventually(lambda: client.state(execution) == "suspended", "the suspension")
+    client.signal(execution, "go", b"approved")
+    eventually((tmp_path / "started-2").exists, "the third attempt")
+    workers.start("second", ttl_ms=1000, margin_ms=300)
+    first.signal(signal.SIGKILL)
+    eventually((tmp_path / "started-3").exists, "the fourth attempt")
+    (tmp_path / "go").touch()
+    assert result(client, execution) == [3, "reclaim", "approved"]
+    client.replay(execution)
+    eventually(lambda: client.state(execution) == "suspended", "a replay to ask anew")
 
 
 def test_all_signals_are_waited_for_or_any(workers: Workers, client: Client) -> None:

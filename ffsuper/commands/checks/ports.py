@@ -1,4 +1,4 @@
-"""The port that the worker tells its health at, and who reaches that of the server."""
+"""The port that the worker tells its health at, and who reaches it, or that of the server."""
 
 from __future__ import annotations
 
@@ -39,8 +39,24 @@ def look(config: Config, file: Path) -> Iterator[Finding]:
             )
 
 
-def exposed(server: ServerConfig) -> Iterator[Finding]:
-    """Yield what others may do to a server that is not for this machine alone."""
+def exposed(config: Config) -> Iterator[Finding]:
+    """Yield what others may do to what is not for this machine alone."""
+    yield from exposed_health(config.status.listen)
+    yield from exposed_server(config.server)
+
+
+def exposed_health(listen: str) -> Iterator[Finding]:
+    """Yield who may read what a worker tells of itself."""
+    if listen in ("", "auto") or is_loopback(listen):
+        return
+    yield warning(
+        f"{PLACE}: other machines may reach {listen}, and without a token anybody there may read health and metrics, "
+        "lanes and kinds among them: listen at 127.0.0.1, or use a network of your own"
+    )
+
+
+def exposed_server(server: ServerConfig) -> Iterator[Finding]:
+    """Yield what others may do to a server."""
     if is_loopback(server.listen):
         return
     place = f"[server] listen: other machines may reach {server.listen}"

@@ -53,7 +53,7 @@ def look(config: Config, file: Path, unit: str | None, *, offline: bool) -> Repo
         found += trio.run(servers.look, config.claim)
     found += tracing.look(config)
     found += ports.look(config, file)
-    found += ports.exposed(config.server)
+    found += ports.exposed(config)
     kinds, wrong = trio.run(handlers.look, config)
     found += wrong
     found += units.look(config, file, unit)
