@@ -57,6 +57,10 @@ LEASE_OVER = (InterruptReason.CANCELLED, InterruptReason.LEASE_LOST)
 class Attempt:
     """What goes on between a claim and its outcome.
 
+    Args:
+        may_run_until_s: when the child is killed, should we be standing still.
+        is_overdue: tells whether the lease must not be acted on any more.
+
     Attributes:
         lease_id: of the lease that it is made under.
         kind: of the execution.
@@ -64,8 +68,16 @@ class Attempt:
     """
 
     def __init__(
-        self, nest: Nest, child: Child, claim: Claim, attempts: Attempts, pulse: Pulse, may_run_until_s: float
+        self,
+        nest: Nest,
+        child: Child,
+        claim: Claim,
+        attempts: Attempts,
+        pulse: Pulse,
+        may_run_until_s: float,
+        is_overdue: Callable[[], bool],
     ) -> None:
+        self._is_overdue = is_overdue
         self.lease_id = claim.lease.lease_id
         self._may_run_until_s = may_run_until_s
         self._number: int | None = None
@@ -104,6 +116,9 @@ class Attempt:
         self._number = number
         self._nest.may_run_until(number, self._may_run_until_s)
         try:
+            # Only now: should we stand still from here on, the fork server sees to it.
+            if self._is_overdue():
+                return None
             async with contextlib.AsyncExitStack() as helpers:
                 frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
                 try:
@@ -204,6 +219,8 @@ class Attempt:
         child = self._child
         death = crash.since(await child.wait_dead(), began_ms)
         fault = self._nest.fault_of(child)
+        if death.was_overdue and not self._is_overdue():
+            return HANDED_BACK, ""
         if death.was_overdue:
             LOG.warning("lease ended", extra={**told(self._claim), "code": "overdue", "child": child.pid})
             self._is_lease_lost = True

@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import trio
 from trio_util import move_on_when
 
 from ffsuper.actors.attempt import Attempt
 from ffsuper.channels import Finished, LeaseEnd, LeaseExtended, LeaseTerm, Slot
-from ffsuper.child.lifespans import SUPERVISORS_SHARE
+from ffsuper.child.lifespans import LONGEST_NAP_S, SUPERVISORS_SHARE
 from ffsuper.child.nest import Nest
 from ffsuper.child.process import Child
 from ffsuper.child.spawning import ForkServer
@@ -202,9 +203,13 @@ class ServedSlot:
     async def _watch_leases(self) -> None:
         """Tell the attempt how long its lease lasts and when it ends, whether it has begun or not."""
         async for term in self._lease_terms:
-            if self._attempt is None or self._attempt.lease_id != term.lease_id:
-                self._terms.append(term)
-            elif isinstance(term, LeaseExtended):
+            is_running = self._attempt is not None and self._attempt.lease_id == term.lease_id
+            if not is_running or isinstance(term, LeaseExtended):
+                self._terms.append(term)  # another run may yet begin under the same lease
+            if not is_running:
+                continue
+            assert self._attempt is not None
+            if isinstance(term, LeaseExtended):
                 self._attempt.may_run_until(self._killed_at_s(term.deadline_s))
             else:
                 self._ledger.lease_ended(term.lease_id, term.code, by_order=term.has_ended)
@@ -217,6 +222,8 @@ class ServedSlot:
         try:
             if self._is_overdue(claim.lease):
                 outcome = LOST
+            elif self._nest.is_closing() and self._may_hand_back():
+                outcome = NotBegun()
             while outcome is None:
                 outcome = await self._attempt_once(claim, about, pulse)
                 if isinstance(outcome, Suspended):
@@ -248,8 +255,9 @@ class ServedSlot:
         self._finished.send_nowait(one)
 
     def _is_overdue(self, lease: Lease) -> bool:
-        """Tell whether it is too late to begin under a lease."""
-        return self._now_s() >= self._deadline_s(lease)
+        """Tell whether it is too late to begin under a lease; the fork server may not look before it has napped."""
+        deadline_s = self._deadline_s(lease)
+        return self._now_s() >= min(deadline_s, self._killed_at_s(deadline_s) - LONGEST_NAP_S)
 
     def _deadline_s(self, lease: Lease) -> float:
         """Return until when a lease may be acted on, as far as is known."""
@@ -280,7 +288,8 @@ class ServedSlot:
         self._ledger.began(claim, child.pid, began_s)
         about["child"] = child.pid
         may_run_until_s = self._killed_at_s(self._deadline_s(claim.lease))
-        self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse, may_run_until_s)
+        is_overdue = partial(self._is_overdue, claim.lease)
+        self._attempt = Attempt(self._nest, child, claim, self._attempts, pulse, may_run_until_s, is_overdue)
         if self._is_offered or (self._may_claim_ahead(claim) and self._offer()):
             self._attempt.look_s = began_s + SHORT_S
         try:

@@ -206,11 +206,18 @@ async def renew_key(presence: Presence, post: Post, stuck: list[str]) -> bytes:
         who holds it; empty when nobody does.
     """
     if stuck:
-        return await presence.holder()
+        found = await presence.holder()
+        return b"" if found and is_provably_dead(found) else found
     if await presence.renew_alive(post.holder, post.ttl_ms):
         return post.holder
     # Gone, but not taken: it ran out while the store was away, or was deleted by hand.
     taken_by = await presence.take_alive(post.holder, post.ttl_ms)
+    if taken_by and is_provably_dead(taken_by):
+        # A store that has lost what it had taken may hold our predecessor's key again.
+        if not await presence.replace_alive(taken_by, post.holder, post.ttl_ms):
+            return await presence.holder()
+        LOG.info("alive key taken over from a dead process", extra={"holder": described(taken_by)})
+        return post.holder
     return post.holder if taken_by is None else taken_by
 
 

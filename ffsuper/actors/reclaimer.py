@@ -106,7 +106,9 @@ async def look(
                 marks.passed(index, bound_ms, due.first[index].now_ms, now_s, failed=index in resting)
     # After something was due, what comes behind that is known only at the next look.
     pause_s = min([interval_s, *(max(0.0, -first.late_ms) / 1000 for first in due.first.values())])
-    return offers.made(found[:OFFER], now_s), pause_s + random.random() * SPREAD_S
+    # Other workers are offered the same ones: each begins with others.
+    chosen = random.sample(found, min(len(found), OFFER))
+    return offers.made(chosen, now_s), pause_s + random.random() * SPREAD_S
 
 
 class Offers:

@@ -35,6 +35,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -114,6 +115,8 @@ class ForkServer:
         self._children: dict[int, int] = {}
         self._overdue: set[int] = set()
         self._told_to_end: list[bool] = []
+        # Reports that there was no room for, because the supervisor stands still.
+        self._untold: deque[bytes] = deque()
         # SIGCHLD writes a byte here, so that the loop wakes up.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -131,7 +134,9 @@ class ForkServer:
     def _serve(self) -> None:
         control = self._control.fileno()
         while not self._told_to_end:
-            readable, _, _ = select.select([control, self._wake_read], [], [], self._end_overdue())
+            told_later = [control] if self._untold else []
+            readable, _, _ = select.select([control, self._wake_read], told_later, [], self._end_overdue())
+            self._tell_rest()
             if self._wake_read in readable:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, MESSAGE_BYTES)
@@ -208,8 +213,15 @@ class ForkServer:
             time.sleep(POLL_S)
 
     def _tell(self, message: dict[str, int]) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._control.send(json.dumps(message).encode())
+        """Report something, later if need be: nobody's time must run out while we wait for a supervisor."""
+        self._untold.append(json.dumps(message).encode())
+        self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
+            while self._untold:
+                self._control.send(self._untold[0], socket.MSG_DONTWAIT)
+                self._untold.popleft()
 
 
 def own_children() -> set[int]:

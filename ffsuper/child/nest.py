@@ -108,6 +108,11 @@ class Nest:
         child = self._child
         return child is not None and not (child.is_dead or self._changing.locked() or self._is_worn())
 
+    def is_closing(self) -> bool:
+        """Tell whether there is another child only when all that runs in this one has ended, however long that is."""
+        child = self._child
+        return bool(self._runs) and child is not None and not child.is_dead and self._is_worn()
+
     async def ready_child(self) -> Child:
         """Return a child that is ready for work, making one if need be.
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import psutil
 import trio
@@ -108,6 +109,14 @@ class Child:
     def is_dead(self) -> bool:
         """Whether its death is confirmed."""
         return self._dead.is_set()
+
+    @property
+    def has_lost_its_number(self) -> bool:
+        """Whether it is dead and its process id has become another process's since."""
+        if self._pidfd is None:
+            return False
+        about = Path(f"/proc/self/fdinfo/{self._pidfd}").read_text(encoding="ascii")
+        return "\nPid:\t-1\n" in about and psutil.pid_exists(self.pid)
 
     async def send(self, message: ToChild) -> None:
         """Send a message; one that cannot arrive any more is dropped, for the death is the news then.
@@ -209,6 +218,16 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
+    async def wait_ended(self) -> bool:
+        """Wait until its process has ended, whoever says so; False when that is known already, or nobody listens."""
+        if self._pidfd is None:
+            return False
+        try:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        except trio.ClosedResourceError:
+            return False
+        return True
+
     async def wait_dead(self) -> Death:
         """Return how the child ended, once it is reaped."""
         await self._dead.wait()
@@ -239,6 +258,7 @@ class Child:
             os.close(self._death_pipe)
             self._death_pipe = None
         if self._pidfd is not None:
+            trio.lowlevel.notify_closing(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -28,9 +29,13 @@ from ffsuper.child.server_process import (
 )
 from ffsuper.errors import ChildError, ConfigError, ForkServerGoneError
 
+LOG = logging.getLogger(__name__)
+
 CONTROL_BYTES = 4096
 # For a process that hangs to write its stacks.
 STACKS_S = 0.3
+# Within this time the fork server tells of a death, however busy the machine is.
+REPORT_S = 10.0
 # The way to a pipe leads through a process that has it, and so only those get there who may look into that.
 OPEN_TO_WRITE = 0o622
 
@@ -174,7 +179,17 @@ class ForkServer:
         child.outputs_left = 2
         for name, pipe in (("stdout", stdout), ("stderr", stderr)):
             self.attend(child.read_output, name, pipe.ours, self._on_output)
+        self.attend(self._expect_report, child)
         return child
+
+    async def _expect_report(self, child: Child) -> None:
+        """Kill a fork server that hangs: it tells of no death, and nobody would ever go on after one."""
+        if await child.wait_ended():
+            with trio.move_on_after(REPORT_S):
+                await child.wait_dead()
+                return
+            LOG.error("fork server hangs", extra={"child": child.pid})
+            self._process.kill()
 
     async def _show_stacks(self, child: Child | None) -> None:
         """Have what hangs write its stacks to stderr; without a child it is the fork server itself."""
@@ -240,7 +255,9 @@ class ForkServer:
         self._how = await end_of(self._process)
         # Its children die with it, by their death signal; nobody is left to say how, or to end what they began.
         self._ended = True
-        await trio.to_thread.run_sync(kill_sessions, set(self._children))
+        # We may hear of it late, having stood still ourselves: by then a number can be another process's.
+        leaders = {pid for pid, child in self._children.items() if not child.has_lost_its_number}
+        await trio.to_thread.run_sync(kill_sessions, leaders)
         for birth in self._births.values():
             birth.close()
         for child in list(self._children.values()):

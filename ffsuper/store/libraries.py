@@ -157,9 +157,18 @@ def require(wire: Wire) -> None:
         StoreUnsuitableError: they will not.
     """
     for name in NAMES:
-        if told := shortcoming(wire, name):
-            standing = Standing.of(loaded_code(wire, name), own_mark(name))
-            raise StoreUnsuitableError(f"{told}: {REMEDIES.get(standing, NO_REMEDY)}")
+        require_one(wire, name)
+
+
+def require_one(wire: Wire, name: str) -> None:
+    """Make sure that one of them will do.
+
+    Raises:
+        StoreUnsuitableError: it will not.
+    """
+    if told := shortcoming(wire, name):
+        standing = Standing.of(loaded_code(wire, name), own_mark(name))
+        raise StoreUnsuitableError(f"{told}: {REMEDIES.get(standing, NO_REMEDY)}")
 
 
 def shortcoming(wire: Wire, name: str) -> str:

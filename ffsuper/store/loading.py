@@ -17,6 +17,7 @@ from ffsuper.store.libraries import (
     own_mark,
     reply_to,
     require,
+    require_one,
     shortcoming,
 )
 from ffsuper.store.wire import Wire
@@ -115,7 +116,7 @@ def require_everywhere(wire: Wire, mode: Mode) -> None:
             if not shortcoming(server, name):
                 continue
             if functions(server, name):
-                require(server)
+                require_one(server, name)  # another program may have loaded it just now, and not the other one yet
             elif mode != "never":
                 add(server, name, mode)
 

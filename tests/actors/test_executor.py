@@ -13,6 +13,7 @@ import trio.testing
 
 from ffsuper.actors import deliverer, executor
 from ffsuper.channels import Finished, LeaseEnd, LeaseExtended, LeaseNews, LeaseTerm, Release, Slot
+from ffsuper.child.lifespans import LONGEST_NAP_S
 from ffsuper.child.process import Child
 from ffsuper.config import ChildrenConfig
 from ffsuper.errors import HandlersError, RemoteProtocolError, RestartLimitError
@@ -938,7 +939,7 @@ async def test_an_attempt_whose_lease_ran_out_while_the_supervisor_stood_still_i
 ) -> None:
     async with executing(hang) as rig:
         record, _ = await rig.assign()
-        await trio.sleep(1)
+        await trio.sleep(rig.store.lease_ttl_s)
         rig.fork_server.children[0].die(by_signal=9, was_overdue=True)
         await rig.finished()
         assert (record.state, record.failure) == ("active", None)
@@ -947,3 +948,107 @@ async def test_an_attempt_whose_lease_ran_out_while_the_supervisor_stood_still_i
         await rig.assign()
         await trio.sleep(1)
         assert len(rig.fork_server.children) == 2
+
+
+async def test_a_handler_that_goes_on_after_its_signals_has_the_lease_as_it_was_renewed_last(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    signal = ReceivedSignal("s", "go", "", "", "", "", 5, b"early")
+
+    async def suspends(child: FakeChild, start: Start) -> None:
+        if start.signals:
+            await hang(child, start)
+        await trio.sleep(1200)
+        child.say(SUSPENDED)
+
+    async with executing(suspends) as rig:
+        rig.store.signals_at_hand = (signal,)
+        record, lease_terms = await rig.assign()
+        await trio.sleep(600)
+        record.lease_expires_s = 2000.0
+        lease_terms.send_nowait(LeaseExtended(LeaseId(record.lease_id), 1900.0))
+        await trio.sleep(650)
+        (child,) = rig.fork_server.children
+        assert len([one for one in child.sent if isinstance(one, Start)]) == 2
+        assert child.lives_until_s[-1] == pytest.approx(1900.0 + MARGIN_S * 3 / 4)
+
+
+async def test_an_attempt_is_not_begun_whose_lease_ran_out_while_a_child_was_made_though_nobody_has_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing() as rig:
+        slot = await rig.slots.receive()
+        spawn = rig.fork_server.spawn
+
+        async def slow_spawn() -> Child:
+            await trio.sleep(rig.store.lease_ttl_s)
+            return await spawn()
+
+        rig.fork_server.spawn = slow_spawn  # type: ignore[method-assign]
+        rig.fork_server.children[0].die(by_signal=9)
+        slot.assignments.send_nowait(await rig.claim())
+        await rig.finished()
+        assert attempt_tasks(rig.fork_server.children[-1]) == []
+        assert "deliver" not in rig.store.calls
+
+
+async def test_what_ran_beside_an_attempt_whose_lease_ran_out_is_handed_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with executing(hang, tasks_per_process=2) as rig:
+        overdue, _ = await rig.assign()
+        await trio.sleep(500)
+        beside, _ = await rig.assign()
+        await trio.sleep(rig.store.lease_ttl_s - 500)
+        rig.fork_server.children[0].die(by_signal=9, was_overdue=True)
+        await rig.finished()
+        await rig.finished()
+        assert (overdue.state, beside.state, beside.interrupted) == ("active", "waiting", True)
+        assert rig.store.calls.count("deliver") == 1
+
+
+async def test_nothing_is_kept_waiting_for_what_runs_in_a_child_that_is_worn(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffsuper.child.nest.JITTER", 0.0)
+    async with executing(hang, tasks_per_process=2, recycle_after=1) as rig:
+        await rig.assign()
+        await trio.sleep(1)
+        kept, _ = await rig.assign()
+        await rig.finished()
+        assert kept.state == "waiting"
+        with trio.move_on_after(60):
+            await rig.slots.receive()
+            pytest.fail("a slot was offered that no child is behind")
+        rig.fork_server.children[0].die(by_signal=9)
+        await rig.slots.receive()
+
+
+async def test_what_cannot_be_handed_back_waits_for_another_child(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffsuper.child.nest.JITTER", 0.0)
+    async with executing(hang, may_hand_back=False, tasks_per_process=2, recycle_after=1) as rig:
+        await rig.assign()
+        await trio.sleep(1)
+        kept, _ = await rig.assign()
+        await trio.sleep(60)
+        assert kept.state == "active"
+        rig.fork_server.children[0].die(by_signal=9)
+        await trio.sleep(1)
+        assert len(attempt_tasks(rig.fork_server.children[1])) == 1
+
+
+@pytest.mark.parametrize(("left_s", "begins"), [(0.39, False), (0.41, True)])
+async def test_nothing_is_begun_that_the_fork_server_might_not_look_at_in_time(
+    left_s: float, begins: bool, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    margin_s = LONGEST_NAP_S / 4
+    monkeypatch.setattr("tests.actors.test_executor.MARGIN_S", margin_s)
+    async with executing(hang) as rig:
+        slot, claim = await rig.slots.receive(), await rig.claim()
+        # It is killed three quarters of the margin after its deadline.
+        await trio.sleep(rig.store.lease_ttl_s - margin_s - left_s)
+        slot.assignments.send_nowait(claim)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bool(attempt_tasks(rig.fork_server.children[0])) is begins

@@ -166,6 +166,25 @@ async def test_a_key_that_ran_out_during_an_outage_is_taken_again(autojump_clock
         assert rig.store.alive is not None
 
 
+async def test_a_dead_predecessors_key_that_a_store_brings_back_fences_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with present() as rig:
+        own = rig.store.alive
+        rig.store.alive = holder(started_ticks=0)
+        await trio.sleep(TTL_MS / 1000)
+        assert rig.store.alive == own
+
+
+async def test_a_dead_predecessors_key_fences_nobody_who_is_stuck(autojump_clock: trio.testing.MockClock) -> None:
+    async with present() as rig:
+        rig.standing.pulses.open("claimer")
+        await trio.sleep(STUCK_S + 1)
+        rig.store.alive = predecessors = holder(started_ticks=0)
+        await trio.sleep(TTL_MS / 1000)
+        assert rig.store.alive == predecessors
+
+
 async def test_a_store_that_is_away_at_the_end_does_not_hold_up_the_exit(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -25,6 +25,8 @@ SUPERVISOR_STEPS_S = (-86_400.0, -3_600.0, -7.0, 7.0, 3_600.0, 86_400.0)
 STORE_STEPS_S = (-2.0, -0.5, 0.2)
 SLOW_S = 0.25
 KILL_AGAIN_S = 0.2
+GO_ON_S = 0.2
+RELOADS = 5
 
 
 def one_of(world: World, fault: Fault) -> tuple[Supervisor, Network]:
@@ -69,6 +71,58 @@ async def leader_signalled(number: signal.Signals, world: World, fault: Fault) -
             await signal_supervisor(world, fault, one, number)
             return
     await supervisor_signalled(number, world, fault)
+
+
+async def both_stopped(world: World, fault: Fault) -> None:
+    """Stop a supervisor and its fork server; they go on in either order."""
+    one, _ = one_of(world, fault)
+    async with world.busy[one.name]:
+        fork_server = one.fork_server()
+        if fork_server is None:
+            return
+        with world.doing(fault.kind, one.name, family(one)), contextlib.suppress(psutil.NoSuchProcess):
+            one.send(signal.SIGSTOP)
+            fork_server.suspend()
+            await trio.sleep(fault.lasts_s)
+            going_on: list[Callable[[], None]] = [fork_server.resume, partial(one.send, signal.SIGCONT)]
+            for go_on in going_on[:: 1 if fault.victim % 2 else -1]:
+                go_on()
+                await trio.sleep(GO_ON_S)
+
+
+async def supervisor_reloaded(world: World, fault: Fault) -> None:
+    """Have a supervisor read its configuration again, and again before it has done so."""
+    one, _ = one_of(world, fault)
+    async with world.busy[one.name]:
+        with world.doing(fault.kind, one.name):
+            for _ in range(RELOADS):
+                if one.is_ready():  # before, this signal ends a program
+                    one.send(signal.SIGHUP)
+                await trio.sleep(fault.lasts_s / RELOADS)
+
+
+async def supervisor_quiet(world: World, fault: Fault) -> None:
+    """Have a supervisor claim nothing for a while."""
+    one, _ = one_of(world, fault)
+    async with world.busy[one.name]:
+        if one.is_ready():
+            with world.doing(fault.kind, one.name):
+                one.send(signal.SIGUSR1)
+                await trio.sleep(fault.lasts_s)
+                one.send(signal.SIGUSR2)
+
+
+async def drained_without_store(world: World, fault: Fault) -> None:
+    """End a supervisor in order while it cannot reach the store, which comes back later."""
+    one, network = one_of(world, fault)
+    async with world.busy[one.name], trio.open_nursery() as nursery:
+        with world.doing(fault.kind, one.name):
+            one.is_to_run = False
+            network.hold()
+            nursery.start_soon(in_thread, one.drain)
+            await trio.sleep(fault.lasts_s)
+            network.let_through()
+    one.is_to_run = True
 
 
 async def supervisor_drained(world: World, fault: Fault) -> None:
@@ -280,7 +334,11 @@ DOING: dict[str, Doing] = {
     "fork server stopped": partial(fork_server_signalled, signal.SIGSTOP),
     "supervisor killed": partial(supervisor_signalled, signal.SIGKILL),
     "supervisor stopped": partial(supervisor_signalled, signal.SIGSTOP),
+    "supervisor and fork server stopped": both_stopped,
     "supervisor drained": supervisor_drained,
+    "supervisor drained without its store": drained_without_store,
+    "supervisor quiet": supervisor_quiet,
+    "supervisor reloaded": supervisor_reloaded,
     "engine leader killed": partial(leader_signalled, signal.SIGKILL),
     "engine leader stopped": partial(leader_signalled, signal.SIGSTOP),
     "store killed": store_killed,

@@ -15,7 +15,7 @@ from tests.chaos.report import figures, table
 from tests.chaos.run import kinds_here, run
 
 SEED = int(os.environ.get("FFSUPER_CHAOS_SEED", "1"))
-SECONDS = 46.0
+SECONDS = 54.0
 # Faults that there may be nobody for at their moment.
 WITHOUT_VICTIM = {"child killed", "child stopped", "fork server killed", "fork server stopped"}
 

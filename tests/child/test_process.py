@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,9 +21,11 @@ import trio
 from ffsuper.child.orphans import is_running, kill_orphans
 from ffsuper.child.server_process import ForkServerSettings
 from ffsuper.clock import boottime_s
-from ffsuper.errors import ChildError, HandlersError, RemoteProtocolError, first_cause
+from ffsuper.errors import ChildError, ForkServerGoneError, HandlersError, RemoteProtocolError, first_cause
 from ffsuper.messages import Completed, InterruptReason, Progress
-from tests.child.children import SETTINGS, Output, ask, hear, one_child, serving, start
+from tests.child.children import LIMIT_S, SETTINGS, Output, ask, hear, one_child, serving, start
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
 
 @pytest.mark.parametrize(
@@ -413,3 +417,85 @@ async def test_what_a_child_has_started_dies_though_the_fork_server_was_killed_w
         await trio.lowlevel.wait_readable(helper)  # its death
         os.close(helper)
         await child.aclose()
+
+
+async def test_children_are_killed_in_time_though_nobody_hears_of_the_deaths_of_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    socketpair = socket.socketpair
+
+    def narrow(*args: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socketpair(*args)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return ours, theirs
+
+    monkeypatch.setattr("ffsuper.child.spawning.socket.socketpair", narrow)
+    async with serving() as server:
+        *many, last = [await server.spawn() for _ in range(16)]
+        ends = [os.pidfd_open(one.pid) for one in (*many, last)]
+        for one in many:
+            os.kill(one.pid, signal.SIGKILL)
+        # From here on until it is dead nothing is read: the supervisor stands still.
+        last.lifespan.put(boottime_s() + 0.3)
+        assert select.select([ends[-1]], [], [], LIMIT_S)[0]
+        for one in (*many, last):
+            await one.wait_dead()
+            await one.aclose()
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="cannot choose process ids here")
+async def test_a_process_that_has_got_a_dead_childs_number_is_left_alone() -> None:
+    async with serving() as server:
+        child = await server.spawn()
+        fork_server = psutil.Process(child.pid).parent()
+        assert fork_server is not None
+        end = os.pidfd_open(child.pid)
+        # From here on until another process has the number nothing is heard: the supervisor stands still.
+        fork_server.kill()
+        assert select.select([end], [], [], LIMIT_S)[0]
+        os.close(end)
+        give_up_s = time.monotonic() + LIMIT_S
+        while psutil.pid_exists(child.pid):
+            if time.monotonic() > give_up_s:
+                pytest.skip("nobody reaps orphans here")
+            os.sched_yield()
+        other = with_number(child.pid)
+        try:
+            assert other.pid == child.pid
+            assert child.has_lost_its_number
+            await child.wait_dead()
+            assert other.poll() is None
+        finally:
+            other.kill()
+            other.wait()
+        await child.aclose()
+
+
+async def test_a_fork_server_that_hangs_keeps_nobody_waiting_for_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffsuper.child.spawning.REPORT_S", 0.1)
+    async with serving() as server:
+        dead, other = await server.spawn(), await server.spawn()
+        fork_server = psutil.Process(dead.pid).parent()
+        assert fork_server is not None
+        fork_server.suspend()
+        dead.kill()
+        for child in (dead, other):
+            assert (await child.wait_dead()).signal == signal.SIGKILL
+        with pytest.raises(ForkServerGoneError, match="killed by SIGKILL"):
+            await server.spawn()
+        for child in (dead, other):
+            await child.aclose()
+
+
+def with_number(pid: int) -> subprocess.Popen[bytes]:
+    """Start a process that leads a session, with a process id if it can be had: others start processes too."""
+    for _ in range(100):
+        LAST_PID.write_text(str(pid - 1))
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    return process

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +14,7 @@ from ffsuper.config import StoreConfig
 from ffsuper.errors import StoreUnsuitableError
 from ffsuper.store import libraries, loading
 from ffsuper.store.libraries import FFSUPER, FLOWFABRIC, NAMES, Mark
-from ffsuper.store.wire import ServerWire, Wire
+from ffsuper.store.wire import Command, ServerWire, Wire
 from tests.redis_server import running_server
 from tests.store.older import LATER_FUNCTIONS, library_of
 
@@ -203,3 +204,29 @@ def test_libraries_are_required_as_long_as_they_are_there(wire: Wire) -> None:
     ask(wire, "FUNCTION", "LOAD", "REPLACE", library_of(FFSUPER, (99, 0, 0), without=("ffsuper_reclaimable",)))
     with pytest.raises(StoreUnsuitableError, match="without ffsuper_reclaimable, which this worker calls: upgrade"):
         loading.require_everywhere(wire, "auto")
+
+
+class Rushed(Wire):
+    """A way to a store where another program loads the first library just after the first question."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._is_loaded = False
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        replies = self._wire.exchange(commands)
+        if not self._is_loaded:
+            self._is_loaded = True
+            loading.add(self._wire, NAMES[0], "auto")
+        return replies
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def servers(self) -> Sequence[Wire]:
+        return [self]
+
+
+def test_libraries_that_another_program_is_just_loading_will_do(wire: Wire) -> None:
+    loading.require_everywhere(Rushed(wire), "auto")
+    assert [release_held(wire, name) for name in NAMES] == [libraries.own_mark(name).release for name in NAMES]
