@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -47,6 +48,10 @@ LOG = logging.getLogger(__name__)
 PROGRESS_S = 1.0
 # So is a crash report, on which the outcome waits.
 CRASH_REPORT_S = 1.0
+# A handler may wait for so many answers at once; whoever asks for more is not heard meanwhile.
+REQUESTS_IN_FLIGHT = 64
+# A handler that has ended may take so long to hear that its frames were stored.
+HEAR_S = 1.0
 # Of why a frame was refused, what the handler is told.
 REFUSAL_CHARACTERS = 1_000
 # The category of what does not go into a message to a child.
@@ -90,6 +95,7 @@ class Attempt:
         self._pulse = pulse
         self._is_lease_lost = False
         self._wake = Waker()
+        self._requests = trio.Semaphore(REQUESTS_IN_FLIGHT)
         settings = nest.settings
         registered = child.handlers.get(claim.execution_kind)
         self._is_registered = registered is not None
@@ -122,8 +128,7 @@ class Attempt:
             async with contextlib.AsyncExitStack() as helpers:
                 frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
                 try:
-                    with self._pulse.resting:  # a large payload goes as quickly as the child takes it
-                        await self._child.send(start_message(number, self._claim, traceparent))
+                    await self._start(number, start_message(number, self._claim, traceparent))
                 except LocalProtocolError as error:
                     told_size = f"payload, tags and signals are too large for a handler: {error}"
                     return Failed(told_size, TOO_LARGE, retryable=False)
@@ -155,6 +160,15 @@ class Attempt:
         self._ladder.interrupt(trio.current_time(), reason, grace_s)
         self._wake.up()
 
+    async def _start(self, number: int, start: Start) -> None:
+        """Tell the child what to run, as quickly as it takes it; kill one that has not in the handler's time."""
+        with self._pulse.resting, self._wake.moment(self._ladder.next_s) as moment:
+            await self._child.send(start)
+        if moment.cancelled_caught:  # in the middle of the message, so that nothing more can be said
+            if self._ladder.reason is None:
+                self._ladder.take(trio.current_time())
+            self._nest.kill(self._child, Fault("killed because it did not take what it was to run", culprit=number))
+
     async def _converse(
         self, number: int, inbox: trio.MemoryReceiveChannel[FromTask], frames: Frames, look: Callable[[], None]
     ) -> Outcome:
@@ -179,18 +193,38 @@ class Attempt:
             match message:
                 case Ended(_, outcome):
                     await self._settle(frames)
+                    if frames.are_unheard and self._nest.settings.tasks_per_process == 1:
+                        self._nest.kill(self._child, Fault("killed: it takes no answers", culprit=number))
                     return after_ladder(outcome, ladder)
                 case Progress():
                     await self._report(message)
-                case Emit():
-                    with resting:  # the store takes them or the lease ends
-                        await frames.put(message)
+                case Emit() as frame:
+                    await frames.begin()
+                    await self._wait(partial(frames.put, frame), number, look)
                 case ReportUsage() | CreateWaitpoint():
-                    await frames.helpers.start(self._answer, message)
-            if self.look_s <= trio.current_time():
-                look()
-            if ladder.next_s <= trio.current_time():
-                self._take(ladder.take(trio.current_time()), number)
+                    if await self._wait(self._requests.acquire, number, look):
+                        await frames.helpers.start(self._answer, message)
+            self._keep_time(number, look)
+
+    async def _wait(self, step: Callable[[], Awaitable[None]], number: int, look: Callable[[], None]) -> bool:
+        """Wait for something that can be begun again, while the handler's time runs on.
+
+        Returns:
+            whether it was done; not where the child was killed before.
+        """
+        while self._nest.fault_of(self._child) is None:
+            with self._pulse.resting, self._wake.moment(min(self._ladder.next_s, self.look_s)):
+                await step()
+                return True
+            self._keep_time(number, look)
+        return False
+
+    def _keep_time(self, number: int, look: Callable[[], None]) -> None:
+        """Do what is due by now."""
+        if self.look_s <= trio.current_time():
+            look()
+        if self._ladder.next_s <= trio.current_time():
+            self._take(self._ladder.take(trio.current_time()), number)
 
     async def _settle(self, frames: Frames) -> None:
         """Wait until all frames are with the store, for as long as the lease lasts."""
@@ -205,6 +239,7 @@ class Attempt:
             await self._child.send(answer)
         except LocalProtocolError as error:  # it may cite the request
             await self._child.send(RequestFailed(answer.task, answer.request, f"the answer is too large: {error}"))
+        self._requests.release()
 
     async def _report(self, progress: Progress) -> None:
         """Record progress, if the store takes it now."""
@@ -301,6 +336,7 @@ class Frames:
 
     Attributes:
         helpers: who carries them.
+        are_unheard: the handler has ended, and its child does not take the answer to some of them.
     """
 
     def __init__(self, writer: FrameWriter, child: Child, number: int, helpers: Helpers) -> None:
@@ -310,24 +346,33 @@ class Frames:
         self._number = number
         self._send: trio.MemorySendChannel[Emit] | None = None
         self._done = trio.Event()
+        self._telling = trio.CancelScope()
+        self._may_tell_for_s = math.inf
+        self.are_unheard = False
 
     @property
     def have_come(self) -> bool:
         """Whether there have been any."""
         return self._send is not None
 
-    async def put(self, frame: Emit) -> None:
-        """Take a frame."""
+    async def begin(self) -> None:
+        """Be ready to take frames."""
         if self._send is None:
             # As many as the child may send unanswered, so that a frame never keeps other messages waiting.
             self._send, receive = trio.open_memory_channel[Emit](FRAMES_IN_FLIGHT)
             await self.helpers.start(self._run, receive)
+
+    async def put(self, frame: Emit) -> None:
+        """Take a frame."""
+        assert self._send is not None
         await self._send.send(frame)
 
     async def settle(self) -> None:
         """Wait until all frames are with the store."""
         if self._send is not None:
             self._send.close()
+            self._may_tell_for_s = HEAR_S
+            self._telling.deadline = trio.current_time() + HEAR_S
             await self._done.wait()
 
     async def _run(self, frames: trio.MemoryReceiveChannel[Emit]) -> None:
@@ -335,8 +380,15 @@ class Frames:
         async for first in frames:
             batch = [first, *gathered(frames)]
             refusal = await self._writer.write(batch)
-            await self._child.send(Emitted(self._number, len(batch), refusal[:REFUSAL_CHARACTERS]))
+            if not self.are_unheard:
+                await self._tell(Emitted(self._number, len(batch), refusal[:REFUSAL_CHARACTERS]))
         self._done.set()
+
+    async def _tell(self, answer: Emitted) -> None:
+        """Send an answer, which nobody has to take once the handler has ended."""
+        with trio.CancelScope(deadline=trio.current_time() + self._may_tell_for_s) as self._telling:
+            await self._child.send(answer)
+        self.are_unheard = self._telling.cancelled_caught
 
 
 def after_ladder(outcome: Outcome, ladder: Ladder) -> Outcome:

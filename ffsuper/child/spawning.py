@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import psutil
 import trio
 
 from ffsuper.child.accounts import PLACE, Account, account_of
@@ -32,6 +33,7 @@ from ffsuper.errors import ChildError, ConfigError, ForkServerGoneError
 LOG = logging.getLogger(__name__)
 
 CONTROL_BYTES = 4096
+LARGEST_PID = 1 << 22
 # For a process that hangs to write its stacks.
 STACKS_S = 0.3
 # Within this time the fork server tells of a death, however busy the machine is.
@@ -115,6 +117,7 @@ class ForkServer:
         self._children: dict[int, Child] = {}
         self._ended = False
         self._how = "has ended"
+        self._untrue = ""
         self._left = False
         self._attending: list[trio.CancelScope] = []
 
@@ -175,6 +178,12 @@ class ForkServer:
                 raise born
             child = Child(born, messages, death.ours, lifespan)
             ours.pop_all()
+        if not may_be_child(born, self._process.pid):
+            child.forget()
+            for pipe in (stdout, stderr):
+                os.close(pipe.ours)
+            self._disown(f"has told of a child, {born}, that is not its own")
+            raise self._gone()
         self._children[child.pid] = child
         child.outputs_left = 2
         for name, pipe in (("stdout", stdout), ("stderr", stderr)):
@@ -202,7 +211,7 @@ class ForkServer:
 
     def _gone(self) -> ForkServerGoneError:
         return ForkServerGoneError(
-            f"the fork server, which imports the handlers, {self._how}; what it printed is in the log"
+            f"the fork server, which imports the handlers, {self._untrue or self._how}; what it printed is in the log"
         )
 
     def attend(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -251,7 +260,11 @@ class ForkServer:
                 report = b""
             if not report:
                 break
-            self._note(json.loads(report))
+            try:
+                self._note(read_report(report))
+            except (LookupError, ValueError, OverflowError, RecursionError):
+                self._disown("has spoken nonsense")
+                break
         self._how = await end_of(self._process)
         # Its children die with it, by their death signal; nobody is left to say how, or to end what they began.
         self._ended = True
@@ -262,6 +275,11 @@ class ForkServer:
             birth.close()
         for child in list(self._children.values()):
             await child.note_death(exit_code=None, by_signal=signal.SIGKILL, peak_memory_bytes=0, was_overdue=False)
+
+    def _disown(self, why: str) -> None:
+        """Kill the fork server: the modules of handlers are imported there, and one of them may speak in its name."""
+        self._untrue = f"{why}, and was killed"
+        self._process.kill()
 
     def _note(self, report: Mapping[str, int]) -> None:
         if "unborn" in report:
@@ -284,6 +302,28 @@ class ForkServer:
                 report["peak_memory_kib"] * 1024,
                 bool(report["was_overdue"]),
             )
+
+
+def read_report(report: bytes) -> dict[str, int]:
+    """Read what the fork server says.
+
+    Raises:
+        ValueError: it is no report.
+    """
+    read = json.loads(report)
+    if not isinstance(read, dict) or not all(isinstance(value, int) for value in read.values()):
+        raise ValueError
+    if not 0 < read.get("pid", 1) <= LARGEST_PID:
+        raise ValueError
+    return read
+
+
+def may_be_child(pid: int, parent: int) -> bool:
+    """Tell whether a process, whose pidfd is open, is a child of another, or gone. Nobody else's may be killed."""
+    try:
+        return psutil.Process(pid).ppid() == parent
+    except psutil.NoSuchProcess:
+        return True
 
 
 @dataclass(frozen=True, slots=True)

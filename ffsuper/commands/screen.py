@@ -36,6 +36,7 @@ class Screen:
 
     def __init__(self, woken: socket.socket) -> None:
         self._woken = woken
+        self._is_interrupted = False
         # Without a keyboard, as with stdin from a file, only signals end the program.
         self._keyboard = sys.stdin.fileno() if sys.stdin.isatty() else None
         self._before: list[Any] = termios.tcgetattr(self._keyboard) if self._keyboard is not None else []
@@ -70,7 +71,12 @@ class Screen:
 
         Returns:
             the key; empty when the terminal has another size now, or is ours again; None when the time is over.
+
+        Raises:
+            KeyboardInterrupt: it was raised before, where nobody could hear it: while an object was being deleted.
         """
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         watched: list[Any] = [self._woken] if self._keyboard is None else [self._woken, self._keyboard]
         ready, _, _ = select.select(watched, [], [], max(0.0, until_s - time.monotonic()))
         if self._woken in ready:
@@ -83,6 +89,11 @@ class Screen:
             return key.decode(errors="replace")
         self._keyboard = None  # it was closed
         return ""
+
+    def interrupt(self, _: int, __: FrameType | None) -> None:
+        """End the program."""
+        self._is_interrupted = True
+        raise KeyboardInterrupt
 
     def suspend(self, _: int, __: FrameType | None) -> None:
         """Let the shell have the terminal until it continues us."""
@@ -107,7 +118,8 @@ def opened() -> Iterator[Screen]:
         wakes.setblocking(False)
         screen = Screen(woken)
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
-            signal.SIGTERM: interrupt,
+            signal.SIGINT: screen.interrupt,
+            signal.SIGTERM: screen.interrupt,
             signal.SIGWINCH: nothing,
             signal.SIGTSTP: screen.suspend,
         }
@@ -121,11 +133,6 @@ def opened() -> Iterator[Screen]:
             signal.set_wakeup_fd(woken_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def interrupt(_: int, __: FrameType | None) -> None:
-    """End the program as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def nothing(_: int, __: FrameType | None) -> None:

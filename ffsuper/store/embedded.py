@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from typing import IO
 import psutil
 
 from ffsuper.config import StoreConfig
-from ffsuper.errors import StoreUnavailableError
+from ffsuper.errors import StoreUnavailableError, StoreUnsuitableError
 from ffsuper.sansio.partition import PartitionCounts
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ EMBEDDED = "embedded"
 COUNTS = PartitionCounts(flow=8, budget=4, quota=4)
 # Variables that the server has no use for; some name secrets.
 OURS = ("FFSUPER_", "CREDENTIALS_DIRECTORY")
+ROOT = 0
 START_S = 20.0
 STOP_S = 15.0
 
@@ -49,6 +51,7 @@ def reachable(settings: StoreConfig, *, owner: bool = True) -> Iterator[StoreCon
 
     Raises:
         StoreUnavailableError: the embedded server is not running, or cannot be started.
+        StoreUnsuitableError: its folder is open to others.
     """
     if settings.url != EMBEDDED:
         yield settings
@@ -67,9 +70,18 @@ def reachable(settings: StoreConfig, *, owner: bool = True) -> Iterator[StoreCon
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the data folder, for our user alone; one that is there stays as it is, for it may hold more than ours."""
+    """Make the data folder, for our user alone; one that is there stays as it is, for it may hold more than ours.
+
+    Raises:
+        StoreUnsuitableError: somebody else could be the store there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+    found, own = folder.stat(), os.geteuid()
+    if found.st_mode & stat.S_IWOTH:
+        raise StoreUnsuitableError(f"everybody may write to {folder}, and so be the store: chmod o-w {folder}")
+    if own not in (found.st_uid, ROOT) and found.st_uid != ROOT:
+        raise StoreUnsuitableError(f"{folder} is another user's, who could be the store: set [store] data_dir")
 
 
 def wait_for_lock_or_owner(lock: IO[str], folder: Path) -> str | None:

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from hashlib import sha256
 from pathlib import Path
 
 OLDEST_MAJOR = 7
@@ -79,6 +78,8 @@ def serve_program(program: str, data_dir: Path, lock_fd: int) -> int:
     finally:
         server.terminate()
         server.wait()
+        if path.parent != data_dir.resolve():
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def die_with_parent() -> None:
@@ -87,11 +88,14 @@ def die_with_parent() -> None:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Return where the server listens: in its data folder, or for a long path in the temporary one."""
+    """Return where the server listens: in its data folder, or for a long path in a new one that is ours alone.
+
+    Not under a name that can be foretold: whoever had put a socket of his own there would be taken for the store.
+    """
     path = data_dir.resolve() / "store.sock"
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
-    return Path(tempfile.gettempdir()) / f"ffsuper-{sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+    return Path(tempfile.mkdtemp(prefix="ffsuper-")) / "store.sock"
 
 
 def answers(path: Path, server: subprocess.Popen[bytes]) -> bool:

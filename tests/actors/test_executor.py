@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from ffsuper.actors import deliverer, executor
+from ffsuper.actors.attempt import REQUESTS_IN_FLIGHT
 from ffsuper.channels import Finished, LeaseEnd, LeaseExtended, LeaseNews, LeaseTerm, Release, Slot
 from ffsuper.child.lifespans import LONGEST_NAP_S
 from ffsuper.child.process import Child
@@ -37,6 +38,7 @@ from ffsuper.messages import (
     RequestFailed,
     Start,
     Suspended,
+    ToChild,
     UsageReported,
     WaitpointCreated,
 )
@@ -571,6 +573,90 @@ async def test_requests_are_answered_while_the_handler_runs(autojump_clock: trio
             if isinstance(one, UsageReported | WaitpointCreated | RequestFailed)
         ]
         assert sorted(answers) == [1, 2]
+
+
+def make_deaf(monkeypatch: pytest.MonkeyPatch, kind: type[ToChild]) -> None:
+    """Have children take no messages of a kind, and so no later ones."""
+    hears = FakeChild.send
+
+    async def send(child: FakeChild, message: ToChild) -> None:
+        if isinstance(message, kind):
+            await child.wait_dead()
+        else:
+            await hears(child, message)
+
+    monkeypatch.setattr(FakeChild, "send", send)
+
+
+async def test_a_child_that_does_not_take_what_it_is_to_run_is_killed_in_time(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_deaf(monkeypatch, Start)
+    async with executing(timeout_s=5.0) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(5, abs=0.1)
+        assert record.failure is not None
+        assert record.failure.category == "timeout"
+        assert "kill" in rig.fork_server.children[0].done_to_it
+
+
+async def test_a_handler_that_takes_no_answers_to_its_frames_has_its_time_and_no_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def emits(child: FakeChild, start: Start) -> None:
+        while True:
+            with suppress(trio.WouldBlock):
+                child.say(Emit(start.task, "delta", "", b"x"))
+            await trio.sleep(0.01)
+
+    make_deaf(monkeypatch, Emitted)
+    async with executing(emits, timeout_s=5.0, grace_s=1.0) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert trio.current_time() == pytest.approx(6.2, abs=0.1)
+        assert record.failure is not None
+        assert record.failure.category == "timeout"
+
+
+async def test_one_that_ends_without_having_taken_the_answers_has_ended_and_its_child_is_killed(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def emits(child: FakeChild, start: Start) -> None:
+        child.say(Emit(start.task, "delta", "", b"x"))
+        child.say(Completed(b"done"))
+
+    make_deaf(monkeypatch, Emitted)
+    async with executing(emits) as rig:
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert (record.frames, record.failure) == ([b"x"], None)
+        assert trio.current_time() < 2
+        assert "kill" in rig.fork_server.children[0].done_to_it
+
+
+async def test_no_more_requests_are_under_way_than_there_is_room_for(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = 0
+
+    async def asks(child: FakeChild, start: Start) -> None:
+        for number in range(REQUESTS_IN_FLIGHT + 30):
+            child.say(ReportUsage(start.task, number, "budget", {"tokens": 1}, ""))
+
+    async def answer(*_: object) -> None:
+        nonlocal under_way
+        under_way += 1
+        await trio.sleep_forever()
+
+    async with executing(asks, timeout_s=5.0, grace_s=1.0) as rig:
+        monkeypatch.setattr(rig.store.attempts, "answer", answer)
+        record, _ = await rig.assign()
+        await rig.finished()
+        assert under_way == REQUESTS_IN_FLIGHT
+        assert trio.current_time() == pytest.approx(6.2, abs=0.1)
+        assert record.failure is not None
+        assert record.failure.category == "timeout"
 
 
 async def test_signals_that_had_come_bring_the_handler_back_under_the_same_lease(

@@ -17,7 +17,10 @@ from tests.chaos.run import kinds_here, run
 SEED = int(os.environ.get("FFSUPER_CHAOS_SEED", "1"))
 SECONDS = 54.0
 # Faults that there may be nobody for at their moment.
-WITHOUT_VICTIM = {"child killed", "child stopped", "fork server killed", "fork server stopped"}
+WITHOUT_VICTIM = {
+    *("child killed", "child stopped", "fork server killed", "fork server stopped"),
+    *("supervisor and fork server stopped", "supervisor quiet"),
+}
 
 
 def test_nothing_is_lost_and_nothing_runs_twice_at_once_whatever_fails(

@@ -56,6 +56,13 @@ async def test_a_request_needs_the_very_token(given: bytes, status: int) -> None
     assert await answered(TOKEN, (b"authorization", given)) == status
 
 
+async def test_a_request_whose_length_is_told_in_two_ways_is_refused_first_of_all() -> None:
+    told = ((b"content-length", b"4"), (b"transfer-encoding", b"chunked"))
+    assert await answered(TOKEN, *told) == 400
+    assert await answered("", *told) == 400
+    assert [await answered("", one) for one in told] == [200, 200]
+
+
 async def test_a_request_without_the_header_is_refused_but_for_health_and_where_there_is_no_token() -> None:
     assert await answered(TOKEN) == 401
     assert await answered(TOKEN, path="/healthz") == 200

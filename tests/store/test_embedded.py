@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ffsuper.config import StoreConfig
-from ffsuper.errors import StoreUnavailableError
+from ffsuper.errors import StoreUnavailableError, StoreUnsuitableError
 from ffsuper.store import embedded, embedded_server, libraries, loading
 from ffsuper.store.wire import ServerWire
 
@@ -49,10 +50,16 @@ def test_a_second_opener_uses_the_same_server(tmp_path: Path) -> None:
         assert ask(second, "GET", "shared") == b"yes"
 
 
-def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 40)
-    with embedded.reachable(embedded_in(folder)) as settings:
-        assert ask(settings, "PING") == b"PONG"
+def test_a_long_path_is_no_obstacle_and_its_socket_is_where_nobody_else_can_put_one(tmp_path: Path) -> None:
+    folder, urls = tmp_path / ("long" * 40), set[str]()
+    for _ in range(2):
+        with embedded.reachable(embedded_in(folder)) as settings:
+            assert ask(settings, "PING") == b"PONG"
+            place = Path(settings.url.removeprefix("unix://")).parent
+            assert (stat.S_IMODE(place.stat().st_mode), place.stat().st_uid) == (0o700, os.geteuid())
+            urls.add(settings.url)
+        assert not place.exists()
+    assert len(urls) == 2
 
 
 def test_a_client_without_a_worker_is_told_to_start_one(tmp_path: Path) -> None:
@@ -146,3 +153,22 @@ def test_what_is_stored_is_for_our_user_alone(tmp_path: Path, monkeypatch: pytes
         assert b"/somewhere" not in Path(f"/proc/{process_id.decode()}/environ").read_bytes()
     with embedded.reachable(embedded_in(tmp_path)):
         assert stat.S_IMODE((tmp_path / "data" / "appendonlydir").stat().st_mode) == 0o700
+
+
+def test_a_folder_in_which_others_could_be_the_store_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = embedded_in(tmp_path)
+    settings.data_dir.mkdir()
+    settings.data_dir.chmod(0o777)
+    with pytest.raises(StoreUnsuitableError, match="everybody may write to"), embedded.reachable(settings):
+        pass
+    settings.data_dir.chmod(0o755)
+    users = os.stat_result((*settings.data_dir.stat()[:4], 12_345, *settings.data_dir.stat()[5:]))
+    monkeypatch.setattr(Path, "stat", lambda _: users)
+    monkeypatch.setattr(os, "geteuid", lambda: 12_346)
+    with pytest.raises(StoreUnsuitableError, match="is another user's"), embedded.reachable(settings):
+        pass
+    for whose in (12_345, 0):  # root may look into any worker's
+        monkeypatch.setattr(os, "geteuid", lambda whose=whose: whose)
+        embedded.make_private_folder(settings.data_dir)

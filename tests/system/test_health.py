@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ffsuper.client import Client
 from ffsuper.store import keys
+from tests.cluster import free_ports
 from tests.system.workers import LIMIT_S, Workers, eventually
 
 SLOW_HANDLERS = """
@@ -129,7 +130,8 @@ def test_while_the_store_is_away_a_worker_lives_but_is_not_ready(workers: Worker
 def test_a_worker_that_is_quiet_or_drains_says_so(
     workers: Workers, client: Client, store: redis.Redis, tmp_path: Path
 ) -> None:
-    worker = workers.start()
+    # A port that no other worker takes when this one has ended.
+    worker = workers.start(status=f"127.0.0.1:{free_ports(1)[0]}")
     address = address_of(store)
     begin(client, tmp_path)
     worker.signal(signal.SIGUSR1)

@@ -204,7 +204,8 @@ def test_a_server_that_hangs_up_for_another_reason_is_away(tmp_path: Path, encry
         settings = StoreConfig(url=f"rediss://localhost:{port}/0", **certificates.settings)  # type: ignore[arg-type]
         with pytest.raises(StoreUnavailableError, match="cannot reach the store"):
             Client(settings, patience_s=0.0)
-        assert len(callers) == 2  # once more, to hear whether it had something against us
+        # Once more, to hear whether it had something against us.
+        eventually(lambda: len(callers) == 2, "another connection")
         listening.shutdown(socket.SHUT_RDWR)
 
 
