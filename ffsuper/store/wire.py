@@ -6,6 +6,7 @@ they would run a function again whose answer was lost.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ def connection_maker(settings: StoreConfig, name: str) -> redis.ConnectionPool:
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
             parser_class=BoundedParser,
+            # A pool counts all that it has ever made, up to a hundred; we hold one at a time, and try for ever.
+            max_connections=sys.maxsize,
             **tls,
         )
     except ValueError as error:

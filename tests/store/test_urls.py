@@ -10,8 +10,10 @@ import pytest
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ConfigError, StoreAccessError
 from ffsuper.store import libraries
-from ffsuper.store.wire import ServerWire, connection_maker
+from ffsuper.store.wire import ServerWire, connection_maker, opened
 from tests.redis_server import running_server
+
+MANY_CONNECTIONS = 300
 
 
 def free_port() -> int:
@@ -32,6 +34,13 @@ def tls_options(port: int, certificates: Path, clients: str) -> list[str]:
     files = {"cert": "own.crt", "key": "own.key", "ca-cert": "ca.crt"}
     given = [part for name, file in files.items() for part in (f"--tls-{name}-file", str(certificates / file))]
     return ["--tls-port", str(port), *given, "--tls-auth-clients", clients]
+
+
+def test_a_program_may_connect_again_as_often_as_it_has_to(tmp_path: Path) -> None:
+    with running_server(tmp_path) as url:
+        maker = connection_maker(StoreConfig(url=url), "test")
+        for _ in range(MANY_CONNECTIONS):
+            opened(maker).disconnect()
 
 
 def test_a_store_is_reached_by_tcp(tmp_path: Path) -> None:
