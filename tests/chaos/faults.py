@@ -25,7 +25,6 @@ SUPERVISOR_STEPS_S = (-86_400.0, -3_600.0, -7.0, 7.0, 3_600.0, 86_400.0)
 STORE_STEPS_S = (-2.0, -0.5, 0.2)
 SLOW_S = 0.25
 KILL_AGAIN_S = 0.2
-GO_ON_S = 0.2
 RELOADS = 5
 
 
@@ -71,23 +70,6 @@ async def leader_signalled(number: signal.Signals, world: World, fault: Fault) -
             await signal_supervisor(world, fault, one, number)
             return
     await supervisor_signalled(number, world, fault)
-
-
-async def both_stopped(world: World, fault: Fault) -> None:
-    """Stop a supervisor and its fork server; they go on in either order."""
-    one, _ = one_of(world, fault)
-    async with world.busy[one.name]:
-        fork_server = one.fork_server()
-        if fork_server is None:
-            return
-        with world.doing(fault.kind, one.name, family(one)), contextlib.suppress(psutil.NoSuchProcess):
-            one.send(signal.SIGSTOP)
-            fork_server.suspend()
-            await trio.sleep(fault.lasts_s)
-            going_on: list[Callable[[], None]] = [fork_server.resume, partial(one.send, signal.SIGCONT)]
-            for go_on in going_on[:: 1 if fault.victim % 2 else -1]:
-                go_on()
-                await trio.sleep(GO_ON_S)
 
 
 async def supervisor_reloaded(world: World, fault: Fault) -> None:
@@ -334,7 +316,6 @@ DOING: dict[str, Doing] = {
     "fork server stopped": partial(fork_server_signalled, signal.SIGSTOP),
     "supervisor killed": partial(supervisor_signalled, signal.SIGKILL),
     "supervisor stopped": partial(supervisor_signalled, signal.SIGSTOP),
-    "supervisor and fork server stopped": both_stopped,
     "supervisor drained": supervisor_drained,
     "supervisor drained without its store": drained_without_store,
     "supervisor quiet": supervisor_quiet,

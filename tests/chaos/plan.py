@@ -14,7 +14,6 @@ KINDS: dict[str, tuple[float, float]] = {
     "fork server stopped": (0.5, 6.0),
     "supervisor killed": (0.1, 4.0),
     "supervisor stopped": (0.5, 6.0),
-    "supervisor and fork server stopped": (2.0, 6.0),
     "supervisor drained": (0.0, 0.5),
     "supervisor drained without its store": (1.0, 4.0),
     "supervisor quiet": (0.5, 3.0),

@@ -19,7 +19,7 @@ SECONDS = 54.0
 # Faults that there may be nobody for at their moment.
 WITHOUT_VICTIM = {
     *("child killed", "child stopped", "fork server killed", "fork server stopped"),
-    *("supervisor and fork server stopped", "supervisor quiet"),
+    "supervisor quiet",
 }
 
 
