@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -126,7 +126,8 @@ class Attempt:
             if self._is_overdue():
                 return None
             async with contextlib.AsyncExitStack() as helpers:
-                frames = Frames(self._attempts.frames(self._claim.lease), self._child, number, Helpers(helpers))
+                writer = self._attempts.frames(self._claim.lease)
+                frames = Frames(writer, self._child, number, Helpers(helpers), told(self._claim))
                 try:
                     await self._start(number, start_message(number, self._claim, traceparent))
                 except LocalProtocolError as error:
@@ -339,8 +340,11 @@ class Frames:
         are_unheard: the handler has ended, and its child does not take the answer to some of them.
     """
 
-    def __init__(self, writer: FrameWriter, child: Child, number: int, helpers: Helpers) -> None:
+    def __init__(
+        self, writer: FrameWriter, child: Child, number: int, helpers: Helpers, about: Mapping[str, object]
+    ) -> None:
         self.helpers = helpers
+        self._about = about
         self._writer = writer
         self._child = child
         self._number = number
@@ -380,6 +384,8 @@ class Frames:
         async for first in frames:
             batch = [first, *gathered(frames)]
             refusal = await self._writer.write(batch)
+            if refusal:
+                LOG.warning("frames refused", extra={**self._about, "why": refusal})
             if not self.are_unheard:
                 await self._tell(Emitted(self._number, len(batch), refusal[:REFUSAL_CHARACTERS]))
         self._done.set()

@@ -143,8 +143,9 @@ class FrameWriter:
             count = await self._connection.run(read_frame_count(self._lease))
         except StoreError:
             return left
-        appended, self._count = count - (self._count or 0), count
-        return left[max(appended, 0) :]
+        known, self._count = self._count, count
+        # Nothing was sent before the first count was known: what the stream has is of an earlier run of the attempt.
+        return left if known is None else left[max(count - known, 0) :]
 
 
 def record_progress(lease: Lease, progress: Progress) -> Call[None]:

@@ -96,6 +96,6 @@ class Network:
             else:
                 await sink.send_eof()
                 return
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            pass  # it is cut, or about to be half closed while something is on its way
         scope.cancel()

@@ -26,12 +26,11 @@ LOG = logging.getLogger(__name__)
 # From the last fault until all has ended: retries, delays, leases that run out, on a machine that is busy.
 SETTLE_S = 90.0
 LOOK_S = 0.2
-# What is empty once nothing runs and all have gone.
+# What is empty once nothing runs and all have gone. A former holder's list is not: the protocol may leave entries there.
 EMPTY_IN_THE_END = (
     "ff:exec:*:lease:current",
     "ff:exec:*:claim_grant",
     "ff:idx:*:lease_expiry",
-    "ff:idx:*:worker:*:leases",
     "ff:idx:*:lane:*:active",
     "ff:idx:*:lane:*:delayed",
     "ff:idx:*:lane:*:suspended",

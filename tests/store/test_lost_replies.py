@@ -222,6 +222,20 @@ async def test_frames_whose_answers_were_lost_are_appended_once_each(
         assert stored == [frame.payload for frame in FRAMES]
 
 
+@pytest.mark.parametrize("loses", ["lose_reply_to", "lose_request"])
+async def test_frames_of_an_attempt_that_goes_on_are_appended_though_the_first_question_is_lost(
+    loses: str, server_url: str, tmp_path: Path
+) -> None:
+    async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
+        claim = await claimed(store, candidate)
+        assert await store.attempts.frames(claim.lease).write(FRAMES[:5]) == ""
+        setattr(proxy, loses, lambda request: b"frame_count" in request)
+        assert await store.attempts.frames(claim.lease).write(FRAMES[5:]) == ""
+        with Client(server_url) as client:
+            stored = [frame.payload for frame in client.tail(candidate.execution_id, live=False)]
+        assert stored == [frame.payload for frame in FRAMES]
+
+
 async def test_a_waitpoint_whose_answer_was_lost_is_found(server_url: str, tmp_path: Path) -> None:
     async with behind_proxy(server_url, tmp_path) as (store, proxy, candidate):
         claim = await claimed(store, candidate)
