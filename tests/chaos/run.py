@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 # From the last fault until all has ended: retries, delays, leases that run out, on a machine that is busy.
 SETTLE_S = 90.0
 LOOK_S = 0.2
-# What is empty once nothing runs and all have gone. A former holder's list is not: the protocol may leave entries there.
+# What is empty once nothing runs and all have gone. A former holder's list may have entries, as the protocol's has.
 EMPTY_IN_THE_END = (
     "ff:exec:*:lease:current",
     "ff:exec:*:claim_grant",
