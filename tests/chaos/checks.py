@@ -21,6 +21,8 @@ DOCUMENTED_EXITS_BEFORE_READY = (69, 75, 76)
 DESCRIPTORS_MORE = 5 * CHILDREN + 10
 # Faults that count as the children's own, and how many die at most: it may be a handler that kills its fork server.
 KILLS_CHILDREN = {"child killed": 1, "fork server killed": CHILDREN}
+# From the store's answer to a submission until that is noted, on a busy machine.
+NOTED_WITHIN_S = 1.0
 # From a claim to its handler's start, at most: the claim may be what was lost.
 CLAIMED_BEFORE_S = 1.0
 
@@ -77,7 +79,7 @@ def lost_with_store(facts: Facts) -> list[ExecutionId]:
     return [
         execution
         for execution, one in facts.submitted.items()
-        if facts.executions[execution] is None and in_windows(one.acknowledged_s, facts.lost_writes)
+        if facts.executions[execution] is None and in_windows(one.acknowledged_s, facts.lost_writes, NOTED_WITHIN_S)
     ]
 
 
