@@ -91,7 +91,8 @@ async def supervisor_quiet(world: World, fault: Fault) -> None:
             with world.doing(fault.kind, one.name):
                 one.send(signal.SIGUSR1)
                 await trio.sleep(fault.lasts_s)
-                one.send(signal.SIGUSR2)
+                if one.is_ready():  # it may have begun another life, which these signals end at first
+                    one.send(signal.SIGUSR2)
 
 
 async def drained_without_store(world: World, fault: Fault) -> None:
