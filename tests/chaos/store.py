@@ -19,7 +19,7 @@ from tests.redis_server import server_program
 
 START_S = 30.0
 LOOK_S = 0.05
-# A killed process loses nothing with it; with "everysec" it may, for then writes are held back while the disk is busy.
+# A killed process loses nothing with it. With "everysec" it may, for writes are held back while the disk is busy.
 # What a machine that crashes may lose is cut off from the file.
 DURABILITY = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", "--save", "")
 FOREVER = "while true do end"
