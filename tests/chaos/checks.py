@@ -138,14 +138,15 @@ def overlapping(facts: Facts) -> Iterator[str]:
 def misattributed(facts: Facts) -> Iterator[str]:
     """A result is of a run that really ended so, in its attempt."""
     for execution, result in facts.results.items():
-        told = json.loads(result or b"null")
-        runs = facts.history.runs[execution]
-        if told is None:
+        if not result:
             yield f"no result: {execution}"
-        elif not any(
-            run.ending == RETURNED and (run.attempt_index, run.pid) == (told["attempt"], told["pid"]) for run in runs
-        ):
-            yield f"a result of no run: {execution} {told}"
+        elif result not in {result_of(run) for run in facts.history.runs[execution] if run.ending == RETURNED}:
+            yield f"a result of no run: {execution} {result!r}"
+
+
+def result_of(run: Run) -> bytes:
+    """Return what a run has returned, as it is stored."""
+    return json.dumps({"attempt": run.attempt_index, "pid": run.pid}).encode()
 
 
 def begun_anew(facts: Facts) -> Iterator[str]:

@@ -69,7 +69,8 @@ class Ghost:
             record = client.show(execution).record
         except StoreError:
             return
-        if record.get("current_lease_id") == lease.lease_id and record.get("ownership_state") == "leased":
+        # One that only ran out is in force again when the store's clock is set back, and nobody else has begun then.
+        if record.get("current_lease_id") == lease.lease_id and record.get("lifecycle_phase") == "active":
             return
         if self._known.pop(execution, None) is None:
             return

@@ -65,6 +65,7 @@ def test_a_run_in_which_all_was_well_is_good(facts: Facts) -> None:
         ({"executions": {ONE: execution("failed")}, "results": {}}, "not ended well: {fp:1}:one is failed"),
         ({"executions": {ONE: execution("cancelled")}, "results": {}}, "not ended well: {fp:1}:one is cancelled"),
         ({"results": {ONE: b'{"attempt": 1, "pid": 7}'}}, "a result of no run"),
+        ({"results": {ONE: b"of a ghost"}}, "a result of no run"),
         ({"results": {ONE: None}}, "no result"),
         ({"executions": {ONE: execution(retry_count="1")}}, "1 retries for 0 failures"),
         ({"frames": {ONE: [(0, b"1 0"), *FRAMES]}}, "a frame of attempt 1 in the stream of 0"),
