@@ -102,6 +102,13 @@ def test_what_has_its_reasons_is_not_wrong(facts: Facts, harmless: dict[str, Any
     assert judge(replace(facts, **harmless)) == []
 
 
+def test_a_stream_may_lack_frames_where_the_stores_clock_was_set_meanwhile(facts: Facts) -> None:
+    lacking = replace(facts, frames={ONE: FRAMES[:5]})
+    assert len(judge(lacking)) == 1
+    assert len(judge(replace(lacking, faults=[Done("clock step of the store", 9.0, "store", 9.0)]))) == 1
+    assert judge(replace(lacking, faults=[Done("clock step of the store", 1.2, "store", 1.2)])) == []
+
+
 @pytest.mark.parametrize(
     "second",
     [
