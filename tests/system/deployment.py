@@ -350,7 +350,7 @@ class Deployment:
             self.evidence.add("output", f"refused: {self.workers.launch('refused', status='').wait()}")
             store.config_set("requirepass", self.settings.password)
         for worker in (self.direct, self.served):
-            wait_logged(worker, "store back", 2)
+            wait_logged(worker, ' back"', 2)  # the store, or the server that could not ask it
 
     def work_once_more(self) -> None:
         """See that all is well again."""

@@ -441,6 +441,7 @@ def echo(ctx, payload: bytes) -> bytes:
 
 @handler("stay")
 def stay(ctx) -> None:
+    ctx.progress(1, "begun")
     time.sleep(3600)
 """
 
@@ -470,7 +471,7 @@ def test_no_child_is_made_for_a_worker_that_drains(workers: Workers, client: Cli
     workers.environment |= {"FFSUPER_CHILDREN_PRELOAD": "false", "FFSUPER_CHILDREN_BOOT_TIMEOUT_S": "3600"}
     worker = workers.start(handlers="hanging", children=1, drain_s=3600.0)
     execution = client.submit("stay")
-    eventually(lambda: client.state(execution) == "active", "the attempt")
+    eventually(lambda: client.show(execution).record.get("progress_message") == "begun", "the handler")
     hang.touch()
     (child,) = worker.children()
     child.kill()
