@@ -255,11 +255,10 @@ class Attempt:
         child = self._child
         death = crash.since(await child.wait_dead(), began_ms)
         fault = self._nest.fault_of(child)
-        if death.was_overdue and not self._is_overdue():
-            return HANDED_BACK, ""
-        if death.was_overdue:
-            LOG.warning("lease ended", extra={**told(self._claim), "code": "overdue", "child": child.pid})
-            self._is_lease_lost = True
+        if death.was_overdue:  # for the sake of this task's lease, or of another's beside it
+            if self._is_overdue():
+                LOG.warning("lease ended", extra={**told(self._claim), "code": "overdue", "child": child.pid})
+                self._is_lease_lost = True
             return HANDED_BACK, ""
         if fault is None:
             return crashed(death), crash.report(death, "")

@@ -203,17 +203,15 @@ class ServedSlot:
     async def _watch_leases(self) -> None:
         """Tell the attempt how long its lease lasts and when it ends, whether it has begun or not."""
         async for term in self._lease_terms:
-            is_running = self._attempt is not None and self._attempt.lease_id == term.lease_id
-            if not is_running or isinstance(term, LeaseExtended):
+            attempt = self._attempt
+            if attempt is None or attempt.lease_id != term.lease_id:
+                self._terms.append(term)
+            elif isinstance(term, LeaseExtended):
                 self._terms.append(term)  # another run may yet begin under the same lease
-            if not is_running:
-                continue
-            assert self._attempt is not None
-            if isinstance(term, LeaseExtended):
-                self._attempt.may_run_until(self._killed_at_s(term.deadline_s))
+                attempt.may_run_until(self._killed_at_s(term.deadline_s))
             else:
                 self._ledger.lease_ended(term.lease_id, term.code, by_order=term.has_ended)
-                self._attempt.lease_ended(term, self._margin_s)
+                attempt.lease_ended(term, self._margin_s)
 
     async def _execute(self, claim: Claim, pulse: Pulse) -> None:
         """Run one execution, and hand on what becomes of it."""

@@ -169,10 +169,9 @@ class Nest:
 
     def close_task(self, number: int) -> None:
         """Let go of a run."""
-        run = self._runs[number]
+        run = self._runs.pop(number)
         if self._lives_s.pop(number, None) is not None:
             self._note_lifespan(run.child)
-        del self._runs[number]
         run.inbox.close()
         self._note_running(run.child, {})
         if not self._runs:

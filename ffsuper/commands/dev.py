@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import trio
 
+from ffsuper.child import hardening
 from ffsuper.errors import ConfigError
 
-PR_SET_PDEATHSIG = 1
 LOOK_S = 0.3
 # Beyond the drain, for a worker that is to end.
 LEAVE_S = 10.0
@@ -157,7 +156,7 @@ def worker(worker_toml: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def drain_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies without a word."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    hardening.die_with_parent(signal.SIGTERM)
 
 
 async def wait_dead(process: subprocess.Popen[bytes]) -> int:

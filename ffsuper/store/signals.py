@@ -222,7 +222,7 @@ async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[Rec
     fields = ("attempt_index", "close_reason", "waitpoint_id")
 
     def parse(reply: Any) -> tuple[str, str, str]:
-        index, close_reason, waitpoint_id = ((part or b"").decode(errors="replace") for part in reply)
+        index, close_reason, waitpoint_id = map(as_text, reply)
         return index, close_reason, waitpoint_id
 
     index, close_reason, waitpoint_id = await connection.run(Call(("HMGET", suspension, *fields), parse))

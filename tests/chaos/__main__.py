@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -35,7 +36,8 @@ def main() -> int:
     for kind in set(KINDS) - set(kinds_here()):
         logging.warning("not done here, for there is no C compiler: %s", kind)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-")) / "run"
-    facts = trio.run(run_with, folder, given)
+    limits = {"supervisors": given.supervisors, "rate": given.rate, "kinds": given.fault}
+    facts = trio.run(partial(run, folder, given.seed, given.seconds, **limits))
     told = figures(facts)
     print(table(told))  # noqa: T201
     if given.json:
@@ -48,13 +50,6 @@ def main() -> int:
     elif not given.folder:
         shutil.rmtree(folder.parent)
     return 1 if wrong else 0
-
-
-async def run_with(folder: Path, given: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Run with what the command line says."""
-    return await run(
-        folder, given.seed, given.seconds, supervisors=given.supervisors, rate=given.rate, kinds=given.fault
-    )
 
 
 if __name__ == "__main__":

@@ -34,20 +34,14 @@ def one_of(world: World, fault: Fault) -> tuple[Supervisor, Network]:
     return world.supervisors[number], world.networks[number]
 
 
-def family(one: Supervisor) -> frozenset[int]:
-    """Return its children, which die with it."""
-    return frozenset(child.pid for child in one.children())
-
-
 async def signal_supervisor(world: World, fault: Fault, one: Supervisor, number: signal.Signals) -> None:
     """Send a signal; the one that was killed stays away for a while, the one that was stopped goes on after it."""
-    async with world.busy[one.name]:
-        with world.doing(fault.kind, one.name, family(one)):
-            one.is_to_run = number != signal.SIGKILL
-            one.send(number)
-            await trio.sleep(fault.lasts_s)
-            one.is_to_run = True
-            one.send(signal.SIGCONT)
+    async with world.hitting(fault.kind, one, family=True):
+        one.is_to_run = number != signal.SIGKILL
+        one.send(number)
+        await trio.sleep(fault.lasts_s)
+        one.is_to_run = True
+        one.send(signal.SIGCONT)
 
 
 async def supervisor_signalled(number: signal.Signals, world: World, fault: Fault) -> None:
@@ -75,12 +69,11 @@ async def leader_signalled(number: signal.Signals, world: World, fault: Fault) -
 async def supervisor_reloaded(world: World, fault: Fault) -> None:
     """Have a supervisor read its configuration again, and again before it has done so."""
     one, _ = one_of(world, fault)
-    async with world.busy[one.name]:
-        with world.doing(fault.kind, one.name):
-            for _ in range(RELOADS):
-                if one.is_ready():  # before, this signal ends a program
-                    one.send(signal.SIGHUP)
-                await trio.sleep(fault.lasts_s / RELOADS)
+    async with world.hitting(fault.kind, one):
+        for _ in range(RELOADS):
+            if one.is_ready():  # before, this signal ends a program
+                one.send(signal.SIGHUP)
+            await trio.sleep(fault.lasts_s / RELOADS)
 
 
 async def supervisor_quiet(world: World, fault: Fault) -> None:
@@ -98,37 +91,34 @@ async def supervisor_quiet(world: World, fault: Fault) -> None:
 async def drained_without_store(world: World, fault: Fault) -> None:
     """End a supervisor in order while it cannot reach the store, which comes back later."""
     one, network = one_of(world, fault)
-    async with world.busy[one.name], trio.open_nursery() as nursery:
-        with world.doing(fault.kind, one.name):
-            one.is_to_run = False
-            network.hold()
-            nursery.start_soon(in_thread, one.drain)
-            await trio.sleep(fault.lasts_s)
-            network.let_through()
+    async with world.hitting(fault.kind, one), trio.open_nursery() as nursery:
+        one.is_to_run = False
+        network.hold()
+        nursery.start_soon(in_thread, one.drain)
+        await trio.sleep(fault.lasts_s)
+        network.let_through()
     one.is_to_run = True
 
 
 async def supervisor_drained(world: World, fault: Fault) -> None:
     """End a supervisor in order, as a deployment does; it begins again at once."""
     one, _ = one_of(world, fault)
-    async with world.busy[one.name]:
-        with world.doing(fault.kind, one.name):
-            one.is_to_run = False
-            await in_thread(one.drain)
-            await trio.sleep(fault.lasts_s)
-            one.is_to_run = True
+    async with world.hitting(fault.kind, one):
+        one.is_to_run = False
+        await in_thread(one.drain)
+        await trio.sleep(fault.lasts_s)
+        one.is_to_run = True
 
 
 async def disk_full(world: World, fault: Fault) -> None:
     """Let a supervisor live where nothing that it logs can be written."""
     one, _ = one_of(world, fault)
-    async with world.busy[one.name]:
-        with world.doing(fault.kind, one.name):
-            one.has_room_for_logs = False
-            await in_thread(one.drain)
-            await trio.sleep(fault.lasts_s + 2.0)
-            one.has_room_for_logs = True
-            await in_thread(one.drain)
+    async with world.hitting(fault.kind, one):
+        one.has_room_for_logs = False
+        await in_thread(one.drain)
+        await trio.sleep(fault.lasts_s + 2.0)
+        one.has_room_for_logs = True
+        await in_thread(one.drain)
 
 
 async def clock_stepped(world: World, fault: Fault) -> None:
@@ -171,38 +161,35 @@ async def process_signalled(
 
 async def store_killed(world: World, fault: Fault, *, loses: bool = False) -> None:
     """Kill the store and start it again on its data."""
-    async with world.store_busy:
+    async with world.hitting_store(fault.kind) as done:
         primary = world.store.primary
-        with world.doing(fault.kind, "store") as done:
-            await in_thread(primary.kill)
-            if loses:
-                world.lost_writes.append((primary.forget_last_second(), done.at_s))
-                world.ghost.forget()
-                world.submitter.look_again()
-            await trio.sleep(fault.lasts_s)
-            await in_thread(primary.start)
+        await in_thread(primary.kill)
+        if loses:
+            world.lost_writes.append((primary.forget_last_second(), done.at_s))
+            world.ghost.forget()
+            world.submitter.look_again()
+        await trio.sleep(fault.lasts_s)
+        await in_thread(primary.start)
 
 
 async def store_stopped(world: World, fault: Fault) -> None:
     """Stop the store for a while."""
-    async with world.store_busy:
-        with world.doing(fault.kind, "store"):
-            world.store.primary.send(signal.SIGSTOP)
-            await trio.sleep(fault.lasts_s)
-            world.store.primary.send(signal.SIGCONT)
+    async with world.hitting_store(fault.kind):
+        world.store.primary.send(signal.SIGSTOP)
+        await trio.sleep(fault.lasts_s)
+        world.store.primary.send(signal.SIGCONT)
 
 
 async def script_busy(world: World, fault: Fault) -> None:
     """Have somebody's script keep the store from answering."""
-    async with world.store_busy, trio.open_nursery() as nursery:
-        with world.doing(fault.kind, "store"):
-            ended = trio.Event()
-            nursery.start_soon(hang, world, ended)
-            await trio.sleep(fault.lasts_s)
-            while not ended.is_set():
-                await in_thread(world.store.kill_script)
-                with trio.move_on_after(KILL_AGAIN_S):  # it may not have begun
-                    await ended.wait()
+    async with world.hitting_store(fault.kind), trio.open_nursery() as nursery:
+        ended = trio.Event()
+        nursery.start_soon(hang, world, ended)
+        await trio.sleep(fault.lasts_s)
+        while not ended.is_set():
+            await in_thread(world.store.kill_script)
+            with trio.move_on_after(KILL_AGAIN_S):  # it may not have begun
+                await ended.wait()
 
 
 async def hang(world: World, ended: trio.Event) -> None:
@@ -213,32 +200,29 @@ async def hang(world: World, ended: trio.Event) -> None:
 
 async def out_of_memory(world: World, fault: Fault) -> None:
     """Have the store refuse writes."""
-    async with world.store_busy:
-        with world.doing(fault.kind, "store"):
-            await in_thread(world.store.limit_memory, "1mb")
-            await trio.sleep(fault.lasts_s)
-            await in_thread(world.store.limit_memory, "0")
+    async with world.hitting_store(fault.kind):
+        await in_thread(world.store.limit_memory, "1mb")
+        await trio.sleep(fault.lasts_s)
+        await in_thread(world.store.limit_memory, "0")
 
 
 async def failover(world: World, fault: Fault) -> None:
     """Have the replica take over; for a while all still speak to the one that refuses to write."""
-    async with world.store_busy:
-        with world.doing(fault.kind, "store"):
-            ports = dict.fromkeys(world.networks, world.store.primary.port)
-            for network in world.networks:
-                network.target = partial(ports.__getitem__, network)
-            await in_thread(world.store.fail_over)
-            await trio.sleep(fault.lasts_s)
-            for network in world.networks:
-                network.target = world.primary_port
-                network.cut()
+    async with world.hitting_store(fault.kind):
+        ports = dict.fromkeys(world.networks, world.store.primary.port)
+        for network in world.networks:
+            network.target = partial(ports.__getitem__, network)
+        await in_thread(world.store.fail_over)
+        await trio.sleep(fault.lasts_s)
+        for network in world.networks:
+            network.target = world.primary_port
+            network.cut()
 
 
 async def library_lost(world: World, fault: Fault) -> None:
     """Drop the functions."""
-    async with world.store_busy:
-        with world.doing(fault.kind, "store"):
-            await in_thread(world.store.lose_libraries)
+    async with world.hitting_store(fault.kind):
+        await in_thread(world.store.lose_libraries)
 
 
 async def store_clock_stepped(world: World, fault: Fault) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -86,9 +86,8 @@ class Ghost:
                 self.taken.append(f"{call.command[1]!r} {execution} {lease.lease_id}")
 
 
-def lease_of(record: dict[str, str] | object) -> Lease:
+def lease_of(record: Mapping[str, str]) -> Lease:
     """Return the lease that a record tells of."""
-    assert isinstance(record, dict)
     return Lease(
         ExecutionId(record["execution_id"]),
         LaneId(record["lane_id"]),

@@ -10,11 +10,12 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ffsuper.clock import boottime_s
 
 # What a line tells: an attempt begins, has an effect on the world, ends in one of several ways, or meets another.
 START, EFFECT, OVERLAP = "start", "effect", "overlap"
@@ -46,7 +47,7 @@ class Witness:
 
     def tell(self, what: str) -> None:
         """Write a line; one write, so that lines of several processes do not mix."""
-        os.write(self._file, f"{time.clock_gettime(time.CLOCK_BOOTTIME):.6f} {what} {self._about}\n".encode())
+        os.write(self._file, f"{boottime_s():.6f} {what} {self._about}\n".encode())
 
 
 @dataclass

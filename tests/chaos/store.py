@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections import deque
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import redis
 
+from ffsuper.clock import boottime_s
 from tests.chaos.clocks import Clock
+from tests.cluster import free_ports
 from tests.redis_server import server_program
 
 START_S = 30.0
@@ -25,21 +26,13 @@ DURABILITY = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewr
 FOREVER = "while true do end"
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Server:
     """One server process; it can be started again on its data."""
 
     folder: Path
     clock: Clock
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     process: subprocess.Popen[bytes] | None = None
     # When, how long the append-only file was.
     sizes: deque[tuple[float, Path, int]] = field(default_factory=lambda: deque(maxlen=int(3 / LOOK_S)))
@@ -81,7 +74,7 @@ class Server:
         """Remember how much has been written by now."""
         file = self.append_only_file()
         if file is not None:
-            self.sizes.append((time.clock_gettime(time.CLOCK_BOOTTIME), file, file.stat().st_size))
+            self.sizes.append((boottime_s(), file, file.stat().st_size))
 
     def kill(self) -> None:
         """Kill it."""

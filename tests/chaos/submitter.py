@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from ffsuper.client import Client
+from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from ffsuper.errors import ExecutionNotFoundError, LeaseLostError, RefusedError, StoreError
 from ffsuper.messages import ExecutionId, LaneId
@@ -119,7 +120,7 @@ class Submitter:
             before: list[ExecutionId] = []
             for _ in range(FLOW_MEMBERS):
                 member = flow.add("chaos", job | {"does": "work"}, after=before, policy=POLICY)
-                self.acknowledged[member] = Submitted(member, "flow", now_s())
+                self.acknowledged[member] = Submitted(member, "flow", boottime_s())
                 before = [member]
 
     def _note(self, does: str, submit: Callable[[], ExecutionId], execution: ExecutionId) -> None:
@@ -128,7 +129,7 @@ class Submitter:
         except StoreError:
             self.in_doubt.add(execution)
         else:
-            self.acknowledged[execution] = Submitted(execution, does, now_s())
+            self.acknowledged[execution] = Submitted(execution, does, boottime_s())
 
     async def attend(self, port: int) -> None:
         """Send signals to what waits for them and cancel what is to be cancelled, until cancelled."""
@@ -166,8 +167,3 @@ class Submitter:
                     one.is_cancelled = True
                     client.cancel(one.id, reason="chaos")
         return ended
-
-
-def now_s() -> float:
-    """Return the time on the clock of the history."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 
 from tests.chaos.clocks import Clock
-from tests.system.workers import CHECKOUT
+from tests.system.workers import CHECKOUT, events_in, fork_server_of
 
 TTL_MS = 3_000
 MARGIN_MS = 900
@@ -118,10 +117,7 @@ class Supervisor:
 
     def events(self) -> list[dict[str, Any]]:
         """Return what this life has logged."""
-        if not self.log.exists():
-            return []
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return events_in(self.log) if self.log.exists() else []
 
     def is_ready(self) -> bool:
         """Tell whether this life has begun to work."""
@@ -144,9 +140,7 @@ class Supervisor:
         """Return its fork server."""
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.process is not None:
-                for process in psutil.Process(self.process.pid).children():
-                    if "ffsuper.child.forkserver" in process.cmdline():
-                        return process
+                return fork_server_of(self.process.pid)
         return None
 
     def children(self) -> list[psutil.Process]:

@@ -12,12 +12,13 @@ from pathlib import Path
 import trio
 
 from ffsuper.client import Client
+from ffsuper.clock import boottime_s
 from ffsuper.config import StoreConfig
 from tests.chaos.clocks import Clock
 from tests.chaos.ghost import Ghost
 from tests.chaos.network import Network
 from tests.chaos.store import LOOK_S, Store
-from tests.chaos.submitter import Submitter, now_s
+from tests.chaos.submitter import Submitter
 from tests.chaos.supervisors import Supervisor
 
 SUBMITTERS = 3
@@ -77,10 +78,29 @@ class World:
     @contextmanager
     def doing(self, kind: str, on: str, pids: frozenset[int] = frozenset()) -> Iterator[Done]:
         """Note when a fault begins and is over."""
-        done = Done(kind, now_s(), on, pids=pids)
+        done = Done(kind, boottime_s(), on, pids=pids)
         self.faults.append(done)
         yield done
-        done.mended_s = now_s()
+        done.mended_s = boottime_s()
+
+    @asynccontextmanager
+    async def hitting(self, kind: str, one: Supervisor, *, family: bool = False) -> AsyncIterator[Done]:
+        """Do something to a supervisor, when nothing else is being done to it.
+
+        Args:
+            family: its children die of it, or may.
+        """
+        async with self.busy[one.name]:
+            pids = frozenset(child.pid for child in one.children()) if family else frozenset[int]()
+            with self.doing(kind, one.name, pids) as done:
+                yield done
+
+    @asynccontextmanager
+    async def hitting_store(self, kind: str) -> AsyncIterator[Done]:
+        """Do something to the store, when nothing else is being done to it."""
+        async with self.store_busy:
+            with self.doing(kind, "store") as done:
+                yield done
 
     async def keep_supervisors(self) -> None:
         """Start again what has ended, until cancelled."""

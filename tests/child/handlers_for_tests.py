@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from ffsuper import Cancel, Cancelled, Context, Defer, Fatal, SoftTimeout, Suspend, WaitChildren, handler
+from tests.child.descriptors import own_descriptors
 
 
 @dataclass
@@ -265,13 +266,7 @@ def inherited_descriptors(ctx: Context) -> str:
 
 @handler("descriptors")
 def descriptors(ctx: Context) -> dict[str, str]:
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue  # the one that listed them
-    return found
+    return own_descriptors()
 
 
 @handler("environment")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ffsuper import Context, handler
+from tests.child.descriptors import own_descriptors
 
 PTRACE_SEIZE = 0x4206
 SYS_PIDFD_GETFD = 438
@@ -59,16 +60,10 @@ def own_status(ctx: Context) -> dict[str, dict[str, str]]:
 @handler("own-things")
 def own_things(ctx: Context) -> dict[str, Any]:
     """Tell which environment and descriptors there are."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue  # the one that listed them
     return {
         "pid": os.getpid(),
         "environment": dict(os.environ),
-        "descriptors": found,
+        "descriptors": own_descriptors(),
         "input": os.read(0, 1).decode(),
     }
 

@@ -83,8 +83,7 @@ class Worker:
 
     def events(self) -> list[dict[str, Any]]:
         """Return what it has logged, one event a line."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return events_in(self.log_path)
 
     def wait_for(self, event: str, **particulars: object) -> dict[str, Any]:
         """Wait until an event is in the log; return it."""
@@ -106,17 +105,28 @@ class Worker:
         return self.process.wait(LIMIT_S)
 
     def fork_server(self) -> psutil.Process | None:
-        """Return its fork server, once that is there; Python starts other programs too when it begins."""
-        for process in psutil.Process(self.process.pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if "ffsuper.child.forkserver" in process.cmdline():
-                    return process
-        return None
+        """Return its fork server, once that is there."""
+        return fork_server_of(self.process.pid)
 
     def children(self) -> list[psutil.Process]:
         """Return its child processes that run handlers."""
         fork_server = self.fork_server()
         return [] if fork_server is None else fork_server.children()
+
+
+def events_in(log: Path) -> list[dict[str, Any]]:
+    """Return the events of a log in JSON; of the last line no more than its beginning may be there."""
+    lines = log.read_text(errors="replace").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def fork_server_of(supervisor_pid: int) -> psutil.Process | None:
+    """Return a supervisor's fork server, once that is there; Python starts other programs too when it begins."""
+    for process in psutil.Process(supervisor_pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if "ffsuper.child.forkserver" in process.cmdline():
+                return process
+    return None
 
 
 @dataclass
