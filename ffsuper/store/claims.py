@@ -21,7 +21,7 @@ from ffsuper.store.connection import Connection
 from ffsuper.store.keys import ExecutionKeys, PartitionKeys
 from ffsuper.store.replies import Call
 from ffsuper.store.scans import members
-from ffsuper.store.signals import REPLACING, read_resume_signals
+from ffsuper.store.signals import REPLACING, as_text, read_resume_signals
 from ffsuper.store.single_claims import SingleClaims
 from ffsuper.store.spared import Spared
 
@@ -181,7 +181,7 @@ def read_attempt_type(attempt: str) -> Call[str]:
     """Read as what an attempt that is under way was claimed; one that has been resumed was claimed as such."""
 
     def parse(reply: Any) -> str:
-        attempt_type, resumed_at = ((part or b"").decode(errors="replace") for part in reply)
+        attempt_type, resumed_at = map(as_text, reply)
         return "resumed" if resumed_at else attempt_type
 
     return Call(("HMGET", attempt, "attempt_type", "resumed_at"), parse)

@@ -18,6 +18,7 @@ DEDUP_TTL_MS = 86_400_000
 SIGNALS_PER_WAITPOINT = 1_000
 SIGNALS_PER_EXECUTION = 10_000
 SCAN_COUNT = 100
+ATTEMPTS_PER_READ = 100
 # Types of attempts that replace one that did not come to its end; a replay begins anew.
 REPLACING = frozenset({"retry", "reclaim"})
 
@@ -229,10 +230,18 @@ async def read_resume_signals(connection: Connection, lease: Lease) -> tuple[Rec
     resumed = whole(index)
     if close_reason != "resumed" or not waitpoint_id or resumed > lease.attempt_index:
         return ()
-    keys = ExecutionKeys.of(lease.execution_id)
-    later = [keys.attempt(number) for number in range(resumed + 1, lease.attempt_index + 1)]
-    types = await connection.run_all([Call(("HGET", attempt, "attempt_type"), as_text) for attempt in later])
-    return await read_matched(connection, lease.execution_id, waitpoint_id) if set(types) <= REPLACING else ()
+    # The newest first: there is none with a number that only a damaged record has.
+    later = range(lease.attempt_index, resumed, -1)
+    for first in range(0, len(later), ATTEMPTS_PER_READ):
+        reads = [read_made_as(lease, number) for number in later[first : first + ATTEMPTS_PER_READ]]
+        if not set(await connection.run_all(reads)) <= REPLACING:
+            return ()
+    return await read_matched(connection, lease.execution_id, waitpoint_id)
+
+
+def read_made_as(lease: Lease, number: int) -> Call[str]:
+    """Read why an attempt of the lease's execution was made; empty when there is none with this number."""
+    return Call(("HGET", ExecutionKeys.of(lease.execution_id).attempt(number), "attempt_type"), as_text)
 
 
 async def read_matched(
